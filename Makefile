@@ -1,0 +1,36 @@
+# Every target sets itself up on a fresh machine that has make and Python 3.11 or newer with venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+install: $(INSTALLED)  ## voxmill and its tools, at the tested versions, into .venv
+
+demo: $(INSTALLED)  ## the whole way on this machine: speech in, tokens out
+	$(BIN)/voxmill demo --force
+
+test: $(INSTALLED)  ## all tests
+	$(BIN)/python -m pytest -q
+
+check: $(INSTALLED)  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:  ## what the targets left behind; .venv stays
+	rm -rf build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+# A venv that is already there is kept and brought up to date. pip is asked for, not python, since a venv whose
+# making broke off has python alone. The stamp comes last, so an install that failed is done again. -qq: errors only.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo "installing voxmill into $(VENV): 1 to 3 minutes and 2 GB the first time"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,85 @@
+"""The codec protocol: what the data plane may ask of any speech codec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+
+class CodecError(Exception):
+    """A codec cannot be found, loaded or used; the message says what was found and what to do."""
+
+
+class CheckpointError(CodecError):
+    """A checkpoint lacks a learned tensor, has one too many, or one of another shape."""
+
+
+class CodecUnavailableError(CodecError):
+    """The place that holds the checkpoint cannot be reached now; trying again may help."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodecInfo:
+    """What a codec is, in numbers that decide its tokens.
+
+    `checkpoint_hash` is the SHA-256 (hex) over the encoder's checkpoint files in name order.
+    `acoustic_cardinalities` has one entry per acoustic codebook, coarse to fine.
+    """
+
+    name: str
+    checkpoint_hash: str
+    sample_rate_hz: int
+    frame_size: int
+    semantic_cardinality: int
+    acoustic_cardinalities: tuple[int, ...]
+    segment_s_max: float
+    decoder_sample_rates_hz: tuple[int, ...] = ()
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Frames per second of audio."""
+        return self.sample_rate_hz / self.frame_size
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids of a batch; frames past a clip's own `num_frames` are 0 and mean nothing.
+
+    `semantic` int64 [B, F] or None, `acoustic` int64 [B, K, F] or None, `num_frames` int64 [B].
+    """
+
+    semantic: torch.Tensor | None
+    acoustic: torch.Tensor | None
+    num_frames: torch.Tensor
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """A codec on one device, in one precision."""
+
+    @property
+    def info(self) -> CodecInfo:
+        """What the codec is."""
+        ...
+
+    def encode(
+        self,
+        waveforms: torch.Tensor,
+        lengths: torch.Tensor,
+        *,
+        semantic: bool = True,
+        num_acoustic_codebooks: int | None = None,
+    ) -> Tokens:
+        """Tokens of a batch of segments; each clip's tokens do not depend on the others in the batch.
+
+        `waveforms` float32 [B, T] at `info.sample_rate_hz`, any values past `lengths` int64 [B] are ignored;
+        `num_acoustic_codebooks` None means all, 0 means none. Raises `ValueError` on a wrong shape, an empty
+        clip or one longer than `info.segment_s_max`; `torch.OutOfMemoryError` when the device is full.
+        """
+        ...
+
+    def decode(self, tokens: Tokens, sample_rate_hz: int) -> torch.Tensor:
+        """Waveforms float32 [B, T'] at `sample_rate_hz`; acoustic or semantic ids may be missing, not both."""
+        ...

@@ -1,0 +1,61 @@
+"""The arithmetic of a codec: which precisions a device offers, and how they are set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from codec.base import CodecError
+from codec.longcat.layers import Snake
+
+# float16 is left out on CPUs: their kernels emulate it, ten times slower than float32.
+_ALLOWED = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16", "float16")}
+_WEIGHTS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check_device(device: str) -> torch.device:
+    """The device of that name. Raises `ValueError` on another kind, `CodecError` when this host has none."""
+    kind, _, index = device.partition(":")
+    if kind not in _ALLOWED or (index and not index.isdigit()):
+        raise ValueError(f"found device {device!r}; allowed: cpu, cuda, cuda:<number>")
+    num_gpus = torch.cuda.device_count()
+    if kind == "cuda" and int(index or 0) >= num_gpus:
+        raise CodecError(
+            f"device {device!r} is asked for but torch sees {num_gpus} CUDA devices here; "
+            "use device cpu, or a host, driver and torch build with CUDA"
+        )
+    return torch.device(device)
+
+
+def weights_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of weights and activations. Raises `ValueError` on a precision the device does not offer."""
+    allowed = _ALLOWED[device.type]
+    if precision not in allowed:
+        raise ValueError(f"found precision {precision!r} on {device.type}; allowed there: {', '.join(allowed)}")
+    return _WEIGHTS[precision]
+
+
+def narrow(module: nn.Module, dtype: torch.dtype) -> None:
+    """Convert a module's weights in place, one tensor at a time; Snake keeps float32 (see there)."""
+    for layer in module.modules():
+        if not isinstance(layer, Snake):
+            for parameter in layer.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+
+
+@contextmanager
+def arithmetic(*, tf32: bool) -> Iterator[None]:
+    """Float32 products in full precision, or with tf32 inputs; deterministic kernels either way.
+
+    The switches are the process's: two codecs of different precision must not compute at the same time in it.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

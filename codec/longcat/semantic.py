@@ -1,0 +1,119 @@
+"""The semantic encoder: log-mel features, two convolutions, a bidirectional transformer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from codec.longcat.config import SemanticConfig
+from codec.longcat.features import NUM_MELS
+
+_NUM_CHANNELS = 32
+_KERNEL_SIZE = 3
+
+
+class Subsampling(nn.Module):
+    """Two 3x3 convolutions that look only back in time, then one linear layer: ten-millisecond steps to frames."""
+
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        first_stride, second_stride = config.time_strides
+        self.conv = nn.ModuleDict(
+            {
+                "subsampling/conv0": nn.Conv2d(1, _NUM_CHANNELS, _KERNEL_SIZE, stride=(first_stride, 1)),
+                "subsampling/conv1": nn.Conv2d(_NUM_CHANNELS, _NUM_CHANNELS, _KERNEL_SIZE, stride=(second_stride, 1)),
+            }
+        )
+        num_mels_out = NUM_MELS - 2 * (_KERNEL_SIZE - 1)
+        self.affine = nn.Linear(_NUM_CHANNELS * num_mels_out, config.width)
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Log-mel features [B, N, 80] to [B, F, width]."""
+        x = features.unsqueeze(1)
+        for conv in self.conv.values():
+            x = conv(functional.pad(x, (0, 0, _KERNEL_SIZE - 1, 0))).relu()
+        normed: torch.Tensor = self.norm(self.affine(x.transpose(1, 2).flatten(2)))
+        return normed
+
+
+class SelfAttention(nn.Module):
+    """Bidirectional attention over the frames of one clip."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, own_keys: torch.Tensor | None) -> torch.Tensor:
+        """`x` [B, F, width]; `own_keys` bool [B, 1, 1, F] true on a clip's own frames, None when all are."""
+        projected = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
+        query, key, value = projected.view(*x.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=own_keys)
+        mixed: torch.Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return mixed
+
+
+class TransformerLayer(nn.Module):
+    """x += attention(norm1 x); x += linear2(gelu(linear1(norm2 x))); x = norm3(x)."""
+
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width)
+        self.self_attn = SelfAttention(config.width, config.num_heads)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.linear1 = nn.Linear(config.width, config.feed_forward_dim)
+        self.linear2 = nn.Linear(config.feed_forward_dim, config.width)
+        self.norm3 = nn.LayerNorm(config.width)
+
+    def forward(self, x: torch.Tensor, own_keys: torch.Tensor | None) -> torch.Tensor:
+        """`x` [B, F, width] to the same shape; `own_keys` as in `SelfAttention`."""
+        x = x + self.self_attn(self.norm1(x), own_keys)
+        x = x + self.linear2(functional.gelu(self.linear1(self.norm2(x))))
+        normed: torch.Tensor = self.norm3(x)
+        return normed
+
+
+class Transformer(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+
+    def forward(self, x: torch.Tensor, own_keys: torch.Tensor | None) -> torch.Tensor:
+        """`x` [B, F, width] to the same shape; `own_keys` as in `SelfAttention`."""
+        for layer in self.layers:
+            x = layer(x, own_keys)
+        return x
+
+
+class SemanticEncoder(nn.Module):
+    """Log-mel features to one vector a frame."""
+
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        self.subsampling = Subsampling(config)
+        self.encoder = Transformer(config)
+
+    def forward(self, features: torch.Tensor, past_end: torch.Tensor | None) -> torch.Tensor:
+        """Features [B, N, 80] to [B, F, width]; `past_end` bool [B, F], None when every clip fills the batch."""
+        x = self.subsampling(features)
+        width = x.shape[-1]
+        positions = sinusoids(x.shape[1], width, device=x.device)
+        x = x * math.sqrt(width) + positions.to(x.dtype)
+        own_keys = None if past_end is None else ~past_end[:, None, None, :]
+        encoded: torch.Tensor = self.encoder(x, own_keys)
+        return encoded
+
+
+def sinusoids(num_positions: int, width: int, *, device: torch.device) -> torch.Tensor:
+    """Positions float32 [num_positions, width]: sine on even, cosine on odd dimensions (arXiv 1706.03762)."""
+    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
+    angles = torch.arange(num_positions, device=device)[:, None] * rates
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)

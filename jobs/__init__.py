@@ -1,0 +1,1 @@
+"""The top: everything that knows Ray, the terminal or a person."""

@@ -1,0 +1,236 @@
+"""The commands. Thin: each parses its flags and calls the file that has its substance, imported only then."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3
+
+EXIT_CODES = "exit codes: 0 complete, 1 incomplete or failed shards, 2 wrong usage or refused, 3 interrupted, resumable"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command again goes on where this one stopped")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left; nothing more can be told
+        return EXIT_INCOMPLETE
+    except Exception as error:
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """One clear message for what is ours or the machine's; a traceback for what is a bug."""
+    from codec.base import CodecError
+    from pipeline.errors import RefusedError, VoxmillError
+
+    if not isinstance(error, (CodecError, VoxmillError, OSError)):
+        raise error
+    _say(f"{type(error).__name__}: {error}")
+    return EXIT_REFUSED if isinstance(error, (CodecError, RefusedError)) else EXIT_INCOMPLETE
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"voxmill: {line}\n")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _emit(report: Any, as_json: bool) -> None:
+    """A report as JSON, or as its own lines."""
+    if as_json:
+        _print(json.dumps(report.to_json(), indent=1))
+    else:
+        for line in report.lines():
+            _print(line)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="voxmill",
+        description="Tokenize speech datasets: WebDataset audio shards in, semantic and acoustic token shards out.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_pack(commands)
+    _add_plan(commands)
+    _add_run(commands)
+    _add_status(commands)
+    _add_verify(commands)
+    _add_doctor(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: reading metadata takes time that `--help` has not."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        _print(f"voxmill {version('voxmill')}")
+        parser.exit()
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=EXIT_CODES)
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_job_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that make a config; every other setting by the YAML file or `--set`."""
+    parser.add_argument("job", nargs="?", metavar="job.yaml", help="settings; flags go over them")
+    parser.add_argument(
+        "--input",
+        action="append",
+        metavar="URI",
+        help="shards: path or s3:// URI, glob, braces {000..127}, folder, or @list; may be repeated",
+    )
+    parser.add_argument("--output", metavar="URI", help="place of the token shards")
+    parser.add_argument("--codec", metavar="NAME_OR_URI", help="longcat, hf://owner/name, a folder, calibrated:...")
+    parser.add_argument("--streams", type=_list, metavar="semantic,acoustic")
+    parser.add_argument("--num-acoustic-codebooks", type=int, metavar="N", help="default: all")
+    parser.add_argument("--format", choices=["parquet", "webdataset"])
+    parser.add_argument("--executor", choices=["ray", "inline"])
+    parser.add_argument("--replicas", type=_replicas, metavar="N|auto")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--precision", choices=["float32", "tf32", "bfloat16", "float16"])
+    parser.add_argument("--carry", type=_list, metavar="json,txt", help="sidecars to carry into the token shards")
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="a Ray cluster (default: RAY_ADDRESS, else own)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. batching.batch_s=120")
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _replicas(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _add_demo(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        from jobs.demo import demo
+
+        return demo(arguments.output, force=arguments.force)
+
+    parser = _command(commands, "demo", run, "pack, tokenize and verify ten clips of human speech, on a local Ray")
+    parser.add_argument("--output", default="demo-output", metavar="FOLDER")
+    parser.add_argument("--force", action="store_true", help="replace an earlier demo's folder")
+
+
+def _add_pack(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        from jobs.options import storage_settings
+        from jobs.pack import pack
+        from pipeline.storage import Stores
+
+        report = pack(
+            arguments.source,
+            arguments.output,
+            shard_bytes=arguments.shard_mb * 1_000_000,
+            samples_max=arguments.samples_max,
+            prefix=arguments.prefix,
+            store_of=Stores(*storage_settings()),
+            force=arguments.force,
+        )
+        _emit(report, arguments.json)
+        return 0
+
+    parser = _command(commands, "pack", run, "pack a folder of audio files, or a JSONL manifest, into WebDataset shards")
+    parser.add_argument("source", help="a folder, or a manifest.jsonl with audio_filepath, text, ...")
+    parser.add_argument("output", help="folder or s3:// URI for the shards")
+    parser.add_argument("--shard-mb", type=int, default=500, metavar="MB", help="about so large (default: %(default)s)")
+    parser.add_argument("--samples-max", type=int, default=100_000, metavar="N", help="of one shard")
+    parser.add_argument("--prefix", default="shard", help="shards are PREFIX-000000.tar, ... (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="write over shards of the same prefix")
+    parser.add_argument("--json", action="store_true")
+
+
+def _add_plan(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        from jobs.options import config_of
+        from jobs.plan import plan
+
+        _emit(plan(config_of(arguments)), arguments.json)
+        return 0
+
+    parser = _command(commands, "plan", run, "tell shards, bytes, estimated hours, tokens and output size; writes nothing")
+    _add_job_flags(parser)
+    parser.add_argument("--json", action="store_true")
+
+
+def _add_run(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        from jobs.options import config_of
+        from jobs.run import run_job
+
+        report = run_job(config_of(arguments), plain=arguments.plain or arguments.json)
+        _emit(report, arguments.json)
+        return report.exit_code
+
+    parser = _command(commands, "run", run, "tokenize; run again to resume")
+    _add_job_flags(parser)
+    parser.add_argument("--redo-changed", action="store_true", default=None, help="redo inputs changed since their commit")
+    parser.add_argument("--retry-failed", action="store_true", default=None, help="take shards that were given up again")
+    parser.add_argument("--allow-unsafe-store", action="store_true", default=None, help="accept a store without put-if-absent")
+    parser.add_argument("--plain", action="store_true", help="plain progress lines on a terminal too")
+    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+
+
+def _add_status(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        from jobs.options import storage_settings
+        from jobs.status import status
+
+        _emit(status(arguments.output, *storage_settings()), arguments.json)
+        return 0
+
+    parser = _command(commands, "status", run, "tell how a job stands, from its output place alone")
+    parser.add_argument("output")
+    parser.add_argument("--json", action="store_true")
+
+
+def _add_verify(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        from jobs.options import storage_settings
+        from jobs.verify import verify
+
+        report = verify(arguments.output, *storage_settings())
+        _emit(report, arguments.json)
+        return 0 if report.sound else EXIT_INCOMPLETE
+
+    parser = _command(
+        commands, "verify", run, "read every object again: size, sha256, counts, ids, frames, keys; list orphans"
+    )
+    parser.add_argument("output")
+    parser.add_argument("--json", action="store_true")
+
+
+def _add_doctor(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        from jobs.doctor import run_doctor
+
+        return run_doctor(arguments.uri, as_json=arguments.json)
+
+    parser = _command(commands, "doctor", run, "check this machine, and places if given")
+    parser.add_argument("uri", nargs="*", help="inputs or outputs to reach")
+    parser.add_argument("--json", action="store_true")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

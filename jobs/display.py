@@ -1,0 +1,125 @@
+"""Progress of a run: a live line on a terminal, plain lines elsewhere. Always on stderr: stdout is for results."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from jobs.view import RunView
+
+PLAIN_EVERY_S = 10.0
+"""A plain log gets a line so often, and one at each warning."""
+
+
+class Display(Protocol):
+    """Where a run shows itself."""
+
+    def update(self, view: RunView, now_s: float) -> None:
+        """Show the numbers as they are now."""
+        ...
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+
+def summary(view: RunView, now_s: float) -> str:
+    """The numbers in one line."""
+    eta_s = view.eta_s(now_s)
+    parts = [
+        f"shards {view.num_done_before + view.num_committed}/{view.num_shards}",
+        f"audio {hours(view.audio_s)}",
+        f"{view.recent_rate() or view.times_real_time(now_s):.1f}x real time",
+        f"rows {view.num_rows}",
+        f"rejects {view.num_rejected}",
+        f"replicas {view.num_replicas}/{view.num_replicas_wanted}",
+        f"ETA {duration(eta_s)}",
+    ]
+    if view.num_failed:
+        parts.insert(1, f"failed {view.num_failed}")
+    if view.num_retries:
+        parts.insert(1, f"retries {view.num_retries}")
+    if view.draining:
+        parts.append("draining")
+    return "  ".join(parts)
+
+
+def hours(seconds: float) -> str:
+    """Audio time as people say it."""
+    return f"{seconds / 3600:.2f} h" if seconds >= 360 else f"{seconds:.1f} s"
+
+
+def duration(seconds: float) -> str:
+    """Wall time as h:mm:ss; unknown is `-`."""
+    if not math.isfinite(seconds):
+        return "-"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+class PlainDisplay:
+    """A line now and then, for logs."""
+
+    def __init__(self) -> None:
+        self._last_s = -math.inf
+
+    def update(self, view: RunView, now_s: float) -> None:
+        """Print when the last line is old enough."""
+        if now_s - self._last_s >= PLAIN_EVERY_S:
+            self._last_s = now_s
+            self.say(summary(view, now_s))
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class RichDisplay:
+    """A bar and a line of numbers that redraw in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._live.start()
+
+    def update(self, view: RunView, now_s: float) -> None:
+        """Redraw."""
+        self._live.update(self._draw(view, now_s))
+
+    def say(self, line: str) -> None:
+        """Print above the live part."""
+        self._console.print(Text(line))
+
+    def close(self) -> None:
+        """Take the live part away."""
+        self._live.stop()
+
+    def _draw(self, view: RunView, now_s: float) -> Table:
+        done = view.num_done_before + view.num_committed
+        width = max(10, min(40, self._console.width // 3))
+        filled = int(width * done / max(1, view.num_shards))
+        bar = Text("━" * filled, style="green") + Text("━" * (width - filled), style="bright_black")
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(bar, Text(f"{100 * done / max(1, view.num_shards):.0f}%"))
+        grid.add_row(Text(summary(view, now_s)))
+        return grid
+
+
+def open_display(plain: bool = False) -> Display:
+    """Rich on a terminal, plain lines elsewhere or when asked for."""
+    console = Console(stderr=True)
+    return RichDisplay(console) if console.is_terminal and not plain else PlainDisplay()

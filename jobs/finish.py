@@ -1,0 +1,126 @@
+"""The end of a run: look at the place again, fold the manifest, and tell the truth about what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.display import hours
+from jobs.prepare import OpenJob
+from jobs.view import RunView
+from pipeline.layout import TOKEN_FOLDERS, parse_token_path
+from pipeline.manifest import Manifest, fold_commits, write_manifest
+from pipeline.records import Counts, State
+from pipeline.types import Shard
+
+LINES_MAX = 20
+"""A report names so many shards of each sort; its JSON names all."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What came of a run; `state` is what the store holds, not what the driver believes."""
+
+    state: State
+    output: str
+    num_shards: int
+    num_committed: int
+    num_committed_now: int
+    failed: Mapping[str, str]
+    missing: tuple[str, ...]
+    unfinished: tuple[str, ...]
+    counts: Counts
+    unsafe_store: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 complete, 1 incomplete or failed shards, 3 interrupted and resumable."""
+        return {"complete": 0, "incomplete": 1, "interrupted": 3, "running": 1}[self.state]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        counts = self.counts
+        lines = [
+            f"{self.state}: {self.num_committed} of {self.num_shards} shards committed "
+            f"({self.num_committed_now} by this run) in {self.output}",
+            f"{counts.num_rows} rows, {counts.num_frames} frames, {hours(counts.audio_s)} of audio; "
+            f"{counts.num_rejected} samples rejected {counts.rejects or ''}".rstrip(),
+        ]
+        if self.unsafe_store:
+            lines.append("WARNING: unsafe store: put-if-absent is not enforced; two drivers may both have committed")
+        lines += [f"missing: {uri}: no such object; put it there and run again" for uri in self.missing[:LINES_MAX]]
+        lines += [f"failed: {uri}: {why}" for uri, why in list(self.failed.items())[:LINES_MAX]]
+        lines += [f"not done: {uri}" for uri in self.unfinished[:LINES_MAX]]
+        left = len(self.missing) + len(self.failed) + len(self.unfinished)
+        if left > LINES_MAX:
+            lines.append(f"{left} shards in all are not committed; --json lists every one")
+        if self.state == "interrupted":
+            lines.append("the same command again does the rest")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "state": self.state,
+            "output": self.output,
+            "num_shards": self.num_shards,
+            "num_committed": self.num_committed,
+            "num_committed_now": self.num_committed_now,
+            "failed": dict(self.failed),
+            "missing": list(self.missing),
+            "unfinished": list(self.unfinished),
+            "counts": self.counts.model_dump(),
+            "unsafe_store": self.unsafe_store,
+        }
+
+
+def finish(job: OpenJob, failed_now: Mapping[Shard, str], *, interrupted: bool, view: RunView) -> RunReport:
+    """Fold the commits once more, write the manifest, and clean up when all is committed."""
+    manifest = fold_commits(job.store, job.place, job.setup.fingerprint, known=job.manifest)
+    write_manifest(job.store, job.place, manifest)
+    failed = {shard.uri: why for shard, why in failed_now.items() if shard.shard_id not in manifest.rows}
+    unfinished = []
+    for shard in job.listing.shards:
+        row = manifest.rows.get(shard.shard_id)
+        before = job.failed_before.get(shard.shard_id)
+        if row is not None and row.record.input.etag != shard.etag:
+            failed[shard.uri] = "its commit is of another version of the object; run again with --redo-changed"
+        elif row is None and before is not None:
+            failed[shard.uri] = f"given up by an earlier run (--retry-failed takes it again): {before.message}"
+        elif row is None and shard.uri not in failed:
+            unfinished.append(shard.uri)
+    complete = not (failed or unfinished or job.listing.missing)
+    if complete:
+        remove_uncommitted(job, manifest)
+    listed = [manifest.rows[shard.shard_id] for shard in job.listing.shards if shard.shard_id in manifest.rows]
+    return RunReport(
+        state="complete" if complete else "interrupted" if interrupted else "incomplete",
+        output=job.place.base,
+        num_shards=job.num_shards,
+        num_committed=len(listed),
+        num_committed_now=view.num_committed,
+        failed=failed,
+        missing=job.listing.missing,
+        unfinished=tuple(unfinished),
+        counts=manifest.counts,
+        unsafe_store=job.unsafe_store,
+    )
+
+
+def remove_uncommitted(job: OpenJob, manifest: Manifest) -> int:
+    """Delete token objects of committed shards that their commits do not name; returns how many.
+
+    Only shards with a standing commit are touched: an attempt at one of them can only lose. So afterwards a
+    plain glob over the token folders is the committed set.
+    """
+    num_removed = 0
+    for folder in TOKEN_FOLDERS:
+        for info in job.store.list(job.place.uri(folder)):
+            path = job.place.path(info.uri)
+            owner = parse_token_path(path)
+            row = manifest.rows.get(owner[0]) if owner else None
+            if row is not None and path not in {item.path for item in row.record.objects}:
+                job.store.delete(info.uri)
+                num_removed += 1
+    return num_removed

@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM: the first asks the run to drain, the second stops it now."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class Interrupts:
+    """Counts signals while its context is open; outside of `draining()` each one raises `KeyboardInterrupt`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._drains = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def drains(self, yes: bool) -> None:
+        """From now on the first signal only counts, because somebody looks at `count`."""
+        self._drains = yes
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count > 1 or not self._drains:
+            raise KeyboardInterrupt

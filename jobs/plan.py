@@ -1,0 +1,163 @@
+"""`voxmill plan`: what a run would do, from a listing and a few ranged reads; writes nothing, fetches no weights."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import soundfile
+
+from codec.longcat.config import PUBLISHED
+from codec.registry import codec_info
+from jobs.display import hours
+from pipeline.config import JobConfig, ReadingConfig
+from pipeline.errors import ConfigError, DataError
+from pipeline.layout import OutputPlace, parse_commit_path
+from pipeline.reader import read_samples
+from pipeline.shards import list_shards
+from pipeline.storage import Stores, normal_uri
+from pipeline.types import Sample, Shard
+
+SHARDS_SAMPLED = 4
+SAMPLED_BYTES = 4 << 20
+"""Of each sampled shard: its first members tell how many seconds a byte holds."""
+
+TOKEN_BYTES = 1.7
+"""Of one stored token: about 13 bits, measured on token shards of random weights, which compress the least."""
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """Estimates have `estimated` in their names; None where no sampled clip could be read."""
+
+    output: str
+    num_shards: int
+    num_missing: int
+    num_committed: int
+    num_bytes: int
+    num_bytes_todo: int
+    num_sampled_clips: int
+    estimated_audio_s: float | None
+    estimated_num_frames: int | None
+    estimated_num_tokens: int | None
+    estimated_output_bytes: int | None
+    frame_rate_hz: float
+    num_codebooks: int
+    assumes_published_sizes: bool
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            f"shards     {self.num_shards} ({self.num_missing} named ones are missing), {self.num_bytes / 1e9:.3f} GB",
+            f"to do      {self.num_shards - self.num_committed} ({self.num_committed} committed in {self.output})",
+        ]
+        if self.assumes_published_sizes:
+            lines.append("codec      not fetched for a plan; LongCat's published sizes are assumed")
+        lines.append(f"tokens     {self.num_codebooks} a frame at {self.frame_rate_hz:.2f} frames/s")
+        if self.estimated_audio_s is None:
+            return [*lines, "audio      not estimated: no clip could be read in the sampled shards"]
+        return [
+            *lines,
+            f"audio      about {hours(self.estimated_audio_s)} to do (from {self.num_sampled_clips} clips)",
+            f"output     about {self.estimated_num_tokens} tokens, {(self.estimated_output_bytes or 0) / 1e9:.3f} GB",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+def plan(config: JobConfig) -> PlanReport:
+    """List, sample, estimate. Raises as listing does."""
+    stores = Stores(config.storage, config.retry)
+    listing = list_shards(config.input, stores)
+    if not listing.shards:
+        raise ConfigError(f"no input shard is there; asked for: {', '.join(config.input)}")
+    place = OutputPlace(normal_uri(config.output).rstrip("/"))
+    committed = {parse_commit_path(place.path(info.uri)) for info in stores(place.base).list(place.commits)}
+    todo = [shard for shard in listing.shards if shard.shard_id not in committed]
+    frame_rate_hz, num_acoustic, assumed = _sizes(config)
+    num_codebooks = ("semantic" in config.streams) + num_acoustic
+    num_clips, seconds_per_byte = _sample(stores, listing.shards, config)
+    num_bytes_todo = sum(shard.size_bytes for shard in todo)
+    audio_s = None if seconds_per_byte is None else num_bytes_todo * seconds_per_byte
+    num_frames = None if audio_s is None else round(audio_s * frame_rate_hz)
+    num_tokens = None if num_frames is None else num_frames * num_codebooks
+    return PlanReport(
+        output=place.base,
+        num_shards=len(listing.shards) + len(listing.missing),
+        num_missing=len(listing.missing),
+        num_committed=len(listing.shards) - len(todo),
+        num_bytes=sum(shard.size_bytes for shard in listing.shards),
+        num_bytes_todo=num_bytes_todo,
+        num_sampled_clips=num_clips,
+        estimated_audio_s=audio_s,
+        estimated_num_frames=num_frames,
+        estimated_num_tokens=num_tokens,
+        estimated_output_bytes=None if num_tokens is None else round(num_tokens * TOKEN_BYTES),
+        frame_rate_hz=frame_rate_hz,
+        num_codebooks=num_codebooks,
+        assumes_published_sizes=assumed,
+    )
+
+
+def _sizes(config: JobConfig) -> tuple[float, int, bool]:
+    """(frames a second, acoustic codebooks asked for, whether assumed): a remote codec is not fetched."""
+    wants_acoustic = "acoustic" in config.streams
+    remote = config.codec == "longcat" or config.codec.startswith(("hf://", "s3://"))
+    if remote:
+        frame_rate_hz = PUBLISHED.sample_rate_hz / PUBLISHED.frame_size
+        num_acoustic = PUBLISHED.acoustic.num_codebooks
+    else:
+        info = codec_info(config.codec)
+        frame_rate_hz, num_acoustic = info.frame_rate_hz, len(info.acoustic_cardinalities)
+    return frame_rate_hz, (config.num_acoustic_codebooks or num_acoustic) * wants_acoustic, remote
+
+
+def _sample(stores: Stores, shards: Sequence[Shard], config: JobConfig) -> tuple[int, float | None]:
+    """(clips read, audio seconds a shard byte) over the first members of a few shards of all sizes."""
+    by_size = sorted((shard for shard in shards if shard.size_bytes), key=lambda shard: shard.size_bytes)
+    count = min(SHARDS_SAMPLED, len(by_size))
+    picked = [by_size[(2 * index + 1) * len(by_size) // (2 * count)] for index in range(count)]
+    num_clips, audio_s, num_bytes = 0, 0.0, 0
+    for shard in picked:
+        clips, seconds, used = _sample_shard(stores, shard, config.reading)
+        num_clips, audio_s, num_bytes = num_clips + clips, audio_s + seconds, num_bytes + used
+    return num_clips, audio_s / num_bytes if audio_s else None
+
+
+class _Head:
+    """The first bytes of a shard as a stream; ends where they end."""
+
+    def __init__(self, content: bytes) -> None:
+        self._file = io.BytesIO(content)
+
+    def read_exact(self, num_bytes: int) -> bytes:
+        content = self._file.read(num_bytes)
+        if len(content) < num_bytes:
+            raise EOFError
+        return content
+
+    def skip(self, num_bytes: int) -> None:
+        self.read_exact(num_bytes)
+
+
+def _sample_shard(stores: Stores, shard: Shard, config: ReadingConfig) -> tuple[int, float, int]:
+    """(clips, audio seconds, bytes) of the whole samples in the shard's first bytes."""
+    num_bytes = min(SAMPLED_BYTES, shard.size_bytes)
+    num_clips, audio_s, used = 0, 0.0, 0
+    try:
+        head = stores(shard.uri).read_range(shard.uri, 0, num_bytes, etag=shard.etag)
+        for sample in read_samples(_Head(head), shard.size_bytes, config, ()):
+            if isinstance(sample, Sample):
+                try:
+                    audio_s += soundfile.info(io.BytesIO(sample.audio)).duration
+                except soundfile.LibsndfileError:
+                    continue  # the run will reject it with its reason
+                num_clips += 1
+                used += len(sample.audio) + 1024  # its header and padding
+    except DataError:
+        pass  # the head ends within a member, or the shard is damaged: what was read before counts
+    return num_clips, audio_s, max(used, 1)

@@ -1,0 +1,208 @@
+"""Open a job: from a config to what is left to do. Everything that can be refused is refused here, before work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from codec.base import CodecInfo
+from codec.registry import codec_info
+from jobs.replica import ReplicaSetup, checkpoint_options
+from pipeline.config import Device, JobConfig, fingerprint, fingerprint_parts
+from pipeline.errors import ConfigError, DataError, ObjectMissingError, OtherJobError, RefusedError, UnsafeStoreError
+from pipeline.layout import OutputPlace
+from pipeline.manifest import Manifest, fold_commits
+from pipeline.records import RECORD_BYTES_MAX, FailureRecord, JobRecord
+from pipeline.shards import Listing, list_shards
+from pipeline.storage import Store, Stores, normal_uri, probe_put_if_absent
+from pipeline.types import Shard
+
+NAMES_SHOWN = 10
+"""Messages name so many shards; the rest stand in the records."""
+
+
+@dataclass(frozen=True)
+class OpenJob:
+    """A job whose place is ours to write, and where it stands."""
+
+    config: JobConfig
+    place: OutputPlace
+    store: Store
+    setup: ReplicaSetup
+    listing: Listing
+    manifest: Manifest
+    todo: tuple[Shard, ...]
+    failed_before: dict[str, FailureRecord]
+    unsafe_store: bool
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that the job has to have: found or missing."""
+        return len(self.listing.shards) + len(self.listing.missing)
+
+    @property
+    def num_done(self) -> int:
+        """Listed shards that were committed before."""
+        return len(self.listing.shards) - len(self.todo) - len(self.failed_before)
+
+
+def absolute(config: JobConfig) -> JobConfig:
+    """The config with its output as an absolute place, since replicas may run in other folders."""
+    return config.model_copy(update={"output": normal_uri(config.output).rstrip("/")})
+
+
+def open_job(config: JobConfig, device: Device) -> OpenJob:
+    """List the inputs, know the codec, claim the output place, and find what is left to do.
+
+    Raises `RefusedError` for whatever must be mended first, `codec.base.CodecError` for a codec that
+    cannot be had.
+    """
+    stores = Stores(config.storage, config.retry)
+    store = stores(config.output)
+    place = OutputPlace(config.output)
+    listing = list_shards(config.input, stores)
+    if not listing.shards:
+        raise ConfigError(f"no input shard is there; asked for: {_some(listing.missing or config.input)}")
+    info = codec_info(config.codec, storage_options=checkpoint_options(config))
+    _check_codec(config, info)
+    unsafe_store = _probe(config, store)
+    setup = _claim(config, store, place, info, device)
+    manifest = fold_commits(store, place, setup.fingerprint)
+    _check_fingerprints(manifest)
+    manifest = _without_changed(config, store, place, listing, manifest)
+    undone = [shard for shard in listing.shards if shard.shard_id not in manifest.rows]
+    failed_before = {} if config.retry_failed else _failed_before(store, place, undone)
+    todo = tuple(shard for shard in undone if shard.shard_id not in failed_before)
+    return OpenJob(config, place, store, setup, listing, manifest, todo, failed_before, unsafe_store)
+
+
+def _check_codec(config: JobConfig, info: CodecInfo) -> None:
+    num_codebooks = len(info.acoustic_cardinalities)
+    if (config.num_acoustic_codebooks or 0) > num_codebooks:
+        raise ConfigError(
+            f"num_acoustic_codebooks is {config.num_acoustic_codebooks}, codec {info.name} has {num_codebooks}"
+        )
+    if config.batching.segment_s > info.segment_s_max:
+        raise ConfigError(
+            f"batching.segment_s is {config.batching.segment_s}, codec {info.name} takes at most {info.segment_s_max}"
+        )
+    if max(info.semantic_cardinality, *info.acoustic_cardinalities) > 1 << 16:
+        raise ConfigError(f"codec {info.name} has a codebook of more than 65536 entries; token shards hold uint16")
+
+
+def _probe(config: JobConfig, store: Store) -> bool:
+    """Whether the store is unsafe, and allowed to be."""
+    try:
+        probe_put_if_absent(store, config.output)
+    except UnsafeStoreError:
+        if not config.allow_unsafe_store:
+            raise
+        return True
+    return False
+
+
+def _claim(config: JobConfig, store: Store, place: OutputPlace, info: CodecInfo, device: Device) -> ReplicaSetup:
+    """Write `job.json` if there is none; else check that it is of this job."""
+    parts = fingerprint_parts(config, info, device)
+    setup = ReplicaSetup(config, fingerprint(parts), device, info)
+    record = JobRecord(
+        voxmill_version=version("voxmill"),
+        fingerprint=setup.fingerprint,
+        parts=parts,
+        config=config.model_dump(mode="json"),
+        codec={
+            "name": info.name,
+            "checkpoint_hash": info.checkpoint_hash,
+            "sample_rate_hz": info.sample_rate_hz,
+            "frame_size": info.frame_size,
+            "semantic_cardinality": info.semantic_cardinality,
+            "acoustic_cardinalities": list(info.acoustic_cardinalities),
+            "num_acoustic_codebooks": setup.num_acoustic_codebooks,
+        },
+    )
+    if store.put_if_absent(place.job, record.to_bytes()):
+        return setup
+    standing = read_job(store, place)
+    if standing.fingerprint != setup.fingerprint:
+        raise OtherJobError(_difference(place, standing.parts, parts))
+    return setup
+
+
+def read_job(store: Store, place: OutputPlace) -> JobRecord:
+    """The job of an output place. Raises `RefusedError` when there is none."""
+    try:
+        return JobRecord.from_bytes(store.read(place.job, bytes_max=RECORD_BYTES_MAX), place.job)
+    except ObjectMissingError:
+        raise RefusedError(f"{place.base} holds no voxmill job: {place.job} is not there; check the place") from None
+
+
+def _difference(place: OutputPlace, theirs: dict[str, object], ours: dict[str, object]) -> str:
+    names = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]
+    lines = [f"  {name}: there {theirs.get(name)!r}, here {ours.get(name)!r}" for name in names]
+    return (
+        f"{place.base} holds another job; what decides the tokens differs in:\n"
+        + "\n".join(lines)
+        + "\nuse the same settings, or another output place"
+    )
+
+
+def _check_fingerprints(manifest: Manifest) -> None:
+    strange = [i for i, row in manifest.rows.items() if row.record.fingerprint != manifest.fingerprint]
+    if strange:
+        raise OtherJobError(
+            f"{len(strange)} commit records are of another job ({_some(strange)}); the output place was mixed "
+            "with another one; move them away and run again"
+        )
+
+
+def _without_changed(
+    config: JobConfig, store: Store, place: OutputPlace, listing: Listing, manifest: Manifest
+) -> Manifest:
+    """Refuse inputs that changed after their commit, or with `redo_changed` take back their commits."""
+    changed = [
+        shard
+        for shard in listing.shards
+        if shard.shard_id in manifest.rows and manifest.rows[shard.shard_id].record.input.etag != shard.etag
+    ]
+    if changed and not config.redo_changed:
+        raise RefusedError(
+            f"{len(changed)} committed inputs have changed since: {_some([shard.uri for shard in changed])}; "
+            "put the old objects back, or tokenize the new ones with --redo-changed"
+        )
+    for shard in changed:
+        store.delete(place.commit(shard.shard_id))
+        del manifest.rows[shard.shard_id]
+    return manifest
+
+
+def _failed_before(store: Store, place: OutputPlace, undone: Iterable[Shard]) -> dict[str, FailureRecord]:
+    """Shards that an earlier run gave up, with the last reason; a changed input is tried again by itself."""
+    etags = {shard.shard_id: shard.etag for shard in undone}
+    uris = [info.uri for info in store.list(place.failures)]
+    wanted = [uri for uri in uris if place.path(uri).split("/")[1] in etags]
+    found: dict[str, FailureRecord] = {}
+    for record in _read_failures(store, wanted):
+        if record.final and record.input.etag == etags.get(record.shard_id):
+            found[record.shard_id] = record
+    return found
+
+
+def _read_failures(store: Store, uris: list[str]) -> Iterator[FailureRecord]:
+    def read(uri: str) -> FailureRecord | None:
+        try:
+            return FailureRecord.from_bytes(store.read(uri, bytes_max=RECORD_BYTES_MAX), uri)
+        except DataError:
+            return None  # deleted meanwhile, or too large to be ours
+
+    with ThreadPoolExecutor(16, thread_name_prefix="failures") as pool:
+        for record in pool.map(read, uris):
+            if record is not None:
+                yield record
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    shown = ", ".join(names[:NAMES_SHOWN])
+    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"

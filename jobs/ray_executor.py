@@ -1,0 +1,254 @@
+"""Replicas as Ray actors: placement, growth with the cluster, and death. Knows nothing of shards' states.
+
+Tasks and outcomes are small; no audio and no token passes through the driver or the object store.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import floor
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray.exceptions import RayError
+
+from jobs.executor import Alive, Ended, Event, ReplicaDown, ReplicaUp
+from jobs.replica import Failure, Replica, ReplicaSetup
+from pipeline.commit import Committed
+from pipeline.config import Device, JobConfig
+from pipeline.errors import ReplicaLostError
+from pipeline.types import Task
+
+LOCAL_OBJECT_STORE_BYTES = 128 << 20
+"""Of a Ray of our own: nothing large goes through it, and some hosts have a small /dev/shm."""
+
+
+class ReplicaActor:
+    """A replica in a Ray worker; `start` is apart from the constructor, so that its errors arrive typed."""
+
+    def __init__(self) -> None:
+        self._replica: Replica | None = None
+
+    def start(self, setup: ReplicaSetup) -> str | Failure:
+        """Load the codec; returns where the replica is."""
+        try:
+            self._replica = Replica(setup)
+        except Exception as error:  # the border of the replica: the driver decides by the failure's kind
+            return Failure.of(error)
+        return f"{platform.node()} pid {os.getpid()}"
+
+    def process(self, task: Task) -> Committed | Failure:
+        """Do one shard."""
+        assert self._replica is not None
+        return self._replica.process(task)
+
+    @ray.method(concurrency_group="control")
+    def progress(self) -> Mapping[str, float]:
+        """Audio seconds encoded, by attempt; answered while shards are under way."""
+        return self._replica.progress() if self._replica is not None else {}
+
+
+_remote: Any = ray.remote  # its type knows no concurrency groups
+_RemoteReplica = _remote(concurrency_groups={"control": 1})(ReplicaActor)
+
+
+@dataclass
+class _Handle:
+    actor: Any
+    starting: Any
+    started_s: float
+    tasks: dict[Any, Task] = field(default_factory=dict)
+    asking: Any = None
+    asked_s: float = 0.0
+    up: bool = False
+
+
+class RayExecutor:
+    """Keeps the wanted number of actors and turns what becomes of their calls into events."""
+
+    def __init__(self, config: JobConfig) -> None:
+        self._config = config
+        self._setup: Any = None
+        self._replicas: dict[str, _Handle] = {}
+        self._device: Device = "cpu"
+        self._connected_here = not ray.is_initialized()
+        if self._connected_here:
+            _connect(config)
+
+    def pick_device(self) -> Device:
+        """CUDA where some node of the cluster has a GPU."""
+        return "cuda" if _cluster().get("GPU", 0) > 0 else "cpu"
+
+    def start(self, setup: ReplicaSetup) -> None:
+        """Ask for the replicas."""
+        self._device = setup.device
+        self._setup = ray.put(setup)
+        self.adjust()
+
+    def adjust(self) -> int:
+        """Ask for as many replicas as are wanted now; those not yet placed are taken back when fewer are."""
+        wanted = self._wanted()
+        for replica in [name for name, handle in self._replicas.items() if not handle.up]:
+            if len(self._replicas) <= wanted:
+                break
+            self.give_up(replica)
+        while len(self._replicas) < wanted:
+            self._add()
+        return wanted
+
+    def submit(self, replica: str, task: Task) -> None:
+        """Call `process` on the actor."""
+        handle = self._replicas[replica]
+        handle.tasks[handle.actor.process.remote(task)] = task
+
+    def poll(self, timeout_s: float) -> Sequence[Event]:
+        """Wait for the first call to end, then take all that have."""
+        self._ask_for_life()
+        refs = [ref for handle in self._replicas.values() for ref in _refs(handle)]
+        if not refs:
+            time.sleep(timeout_s)
+            return []
+        ray.wait(refs, num_returns=1, timeout=timeout_s, fetch_local=False)
+        ready = set(ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0])
+        events: list[Event] = []
+        for name, handle in list(self._replicas.items()):
+            events += self._events(name, handle, ready)
+        return events + self._slow_starters()
+
+    def give_up(self, replica: str) -> None:
+        """Kill the actor."""
+        handle = self._replicas.pop(replica)
+        ray.kill(handle.actor, no_restart=True)
+
+    def close(self) -> None:
+        """Kill all actors; end the Ray that we started, or leave the one that we joined."""
+        for replica in list(self._replicas):
+            self.give_up(replica)
+        if self._connected_here:
+            ray.shutdown()
+
+    def _gpus(self) -> float:
+        asked = self._config.ray.gpus_per_replica
+        if asked is None:
+            return 1.0 if self._device == "cuda" else 0.0
+        return asked
+
+    def _wanted(self) -> int:
+        if self._config.replicas != "auto":
+            return self._config.replicas
+        needs = {"CPU": self._config.ray.cpus_per_replica, "GPU": self._gpus(), **self._config.ray.resources}
+        return max(1, sum(_fits(node, needs) for node in _nodes()))
+
+    def _add(self) -> None:
+        in_flight = self._config.running.shards_in_flight
+        actor = _RemoteReplica.options(
+            num_cpus=self._config.ray.cpus_per_replica,
+            num_gpus=self._gpus(),
+            resources=self._config.ray.resources or None,
+            max_concurrency=in_flight,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+        ).remote()
+        name = uuid4().hex[:8]
+        self._replicas[name] = _Handle(actor, actor.start.remote(self._setup), time.monotonic())
+
+    def _ask_for_life(self) -> None:
+        now_s = time.monotonic()
+        for handle in self._replicas.values():
+            due = now_s - handle.asked_s >= self._config.running.heartbeat_s
+            if handle.up and handle.asking is None and due:
+                handle.asking, handle.asked_s = handle.actor.progress.remote(), now_s
+
+    def _events(self, name: str, handle: _Handle, ready: set[Any]) -> list[Event]:
+        events: list[Event] = []
+        try:
+            if handle.starting in ready:
+                where = ray.get(handle.starting)
+                handle.starting = None
+                if isinstance(where, Failure):
+                    self.give_up(name)
+                    return [ReplicaDown(name, f"it could not start: {where.message}", where)]
+                handle.up = True
+                events.append(ReplicaUp(name, where))
+            if handle.asking in ready:
+                events.append(Alive(name, ray.get(handle.asking)))
+                handle.asking = None
+            for ref in [ref for ref in handle.tasks if ref in ready]:
+                outcome = ray.get(ref)
+                events.append(Ended(name, handle.tasks.pop(ref), outcome))
+        except RayError as error:
+            # Whatever the call was: the actor or its node is gone. The attempts' true outcome is in the store.
+            self.give_up(name)
+            lost = Failure.of(ReplicaLostError(_first_line(error))) if not handle.up else None
+            events.append(ReplicaDown(name, _first_line(error), lost))
+        return events
+
+    def _slow_starters(self) -> list[Event]:
+        """Replicas that were placed but do not come up; those not yet placed may wait for room in the cluster."""
+        if any(handle.up for handle in self._replicas.values()):
+            return []
+        now_s, limit_s = time.monotonic(), self._config.running.replica_start_s_max
+        late = [name for name, handle in self._replicas.items() if now_s - handle.started_s > limit_s]
+        events: list[Event] = []
+        for name in late:
+            self.give_up(name)
+            why = (
+                f"no replica came up within {limit_s} s (running.replica_start_s_max); asked of the cluster: "
+                f"{self._config.ray.cpus_per_replica} CPU, {self._gpus()} GPU, {self._config.ray.resources} a "
+                f"replica; it has {_cluster()}"
+            )
+            events.append(ReplicaDown(name, why, Failure.of(ReplicaLostError(why))))
+        return events
+
+
+def _connect(config: JobConfig) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    # Without this a Ray of our own would listen on all interfaces of the host.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    cpus = float(os.cpu_count() or 1)
+    if config.replicas != "auto":
+        cpus = max(cpus, config.replicas * config.ray.cpus_per_replica)  # asked for by number: all get a place
+    ray.init(
+        address="local",
+        num_cpus=floor(cpus + 0.999),
+        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of each node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _cluster() -> dict[str, float]:
+    """The resources of all nodes."""
+    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def _refs(handle: _Handle) -> list[Any]:
+    calls = [ref for ref in (handle.starting, handle.asking) if ref is not None]
+    return calls + list(handle.tasks)
+
+
+def _fits(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """How many replicas a node has room for."""
+    return min((floor(node.get(name, 0.0) / need + 1e-9) for name, need in needs.items() if need > 0), default=0)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

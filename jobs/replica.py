@@ -1,0 +1,162 @@
+"""A replica: one codec on one device, with all that a shard needs around it; the same under every executor."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from codec.base import CheckpointError, CodecInfo
+from codec.registry import load_codec
+from pipeline.commit import Committed
+from pipeline.config import FORMAT_VERSION, Device, JobConfig
+from pipeline.decoder import DecoderPool
+from pipeline.encoder import Encoder, Progress
+from pipeline.errors import FailureKind, failure_kind
+from pipeline.layout import OutputPlace
+from pipeline.storage import Stores, store_options
+from pipeline.types import Task
+from pipeline.worker import Workbench, process_shard
+from pipeline.writer import TokenFormat
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSetup:
+    """All that a replica must know; travels to it once."""
+
+    config: JobConfig
+    fingerprint: str
+    device: Device
+    info: CodecInfo
+
+    @property
+    def num_acoustic_codebooks(self) -> int:
+        """How many acoustic codebooks are computed and stored."""
+        if "acoustic" not in self.config.streams:
+            return 0
+        return self.config.num_acoustic_codebooks or len(self.info.acoustic_cardinalities)
+
+    @property
+    def token_format(self) -> TokenFormat:
+        """What every token shard of the job has in common."""
+        return TokenFormat(
+            semantic="semantic" in self.config.streams,
+            num_acoustic_codebooks=self.num_acoustic_codebooks,
+            carry=self.config.carry,
+            metadata={
+                "voxmill.format_version": str(FORMAT_VERSION),
+                "voxmill.fingerprint": self.fingerprint,
+                "voxmill.codec": self.info.name,
+                "voxmill.checkpoint_hash": self.info.checkpoint_hash,
+            },
+            writing=self.config.writing,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt, or a replica's start, failed."""
+
+    kind: FailureKind
+    error: str
+    message: str
+    traceback: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Of an error caught at the replica's border."""
+        lines = traceback.format_exception(error, limit=-20)
+        return cls(failure_kind(error), type(error).__name__, str(error) or type(error).__name__, "".join(lines))
+
+
+class Replica:
+    """Loads the codec at once; then does shards, several at a time, from several threads."""
+
+    def __init__(self, setup: ReplicaSetup) -> None:
+        config = setup.config
+        torch.set_num_threads(config.cpu_threads)
+        codec = load_codec(
+            config.codec,
+            device=setup.device,
+            precision=config.precision,
+            storage_options=checkpoint_options(config),
+        )
+        if codec.info.checkpoint_hash != setup.info.checkpoint_hash:
+            raise CheckpointError(
+                f"codec {config.codec} has checkpoint hash {codec.info.checkpoint_hash[:12]} here, but "
+                f"{setup.info.checkpoint_hash[:12]} where the run was started; give all hosts the same files"
+            )
+        encoder = Encoder(
+            codec=codec,
+            semantic="semantic" in config.streams,
+            num_acoustic_codebooks=setup.num_acoustic_codebooks,
+            clock=time.monotonic,
+        )
+        stores = Stores(config.storage, config.retry)
+        self._lock = threading.Lock()
+        self._progress: dict[str, Progress] = {}
+        self._decoder = DecoderPool(config.decoding, codec.info.sample_rate_hz)
+        self._bench = Workbench(
+            config=config,
+            fingerprint=setup.fingerprint,
+            token_format=setup.token_format,
+            place=OutputPlace(config.output),
+            stores=stores,
+            outputs=stores(config.output),
+            decoder=self._decoder,
+            encoder=encoder,
+            environment=_environment(setup),
+        )
+
+    def process(self, task: Task) -> Committed | Failure:
+        """Do one shard. Never raises: what went wrong is returned, typed, for the ledger."""
+        progress = Progress()
+        with self._lock:
+            self._progress[task.attempt] = progress
+        try:
+            return process_shard(task, self._bench, progress)
+        except Exception as error:  # the border of the attempt: whatever it is costs this attempt, not the replica
+            return Failure.of(error)
+        finally:
+            with self._lock:
+                del self._progress[task.attempt]
+
+    def progress(self) -> Mapping[str, float]:
+        """Audio seconds encoded so far by each attempt under way."""
+        with self._lock:
+            return {attempt: progress.audio_s for attempt, progress in self._progress.items()}
+
+    def stop(self) -> None:
+        """Let the attempts under way end at their next batch, uncommitted."""
+        self._bench.encoder.cancelled.set()
+
+    def close(self) -> None:
+        """End the decoding processes."""
+        self._decoder.close()
+
+
+def checkpoint_options(config: JobConfig) -> dict[str, Any]:
+    """fsspec options for a checkpoint in object storage; none for other places."""
+    return store_options(config.codec, config.storage) if config.codec.startswith("s3://") else {}
+
+
+def _environment(setup: ReplicaSetup) -> dict[str, str | int]:
+    """What the tokens' last bits may depend on."""
+    packages = ("voxmill", "torch", "numpy", "soundfile", "pyarrow")
+    device = torch.cuda.get_device_name() if setup.device == "cuda" else platform.machine()
+    return {
+        "device": setup.device,
+        "device_name": device,
+        "precision": setup.config.precision,
+        "cpu_threads": setup.config.cpu_threads,
+        "host": platform.node(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }

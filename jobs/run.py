@@ -1,0 +1,37 @@
+"""`voxmill run`: executor, job and driver put together."""
+
+from __future__ import annotations
+
+from jobs.display import open_display
+from jobs.driver import Driver
+from jobs.executor import Executor, InlineExecutor
+from jobs.finish import RunReport
+from jobs.interrupts import Interrupts
+from jobs.prepare import absolute, open_job
+from pipeline.config import JobConfig
+
+
+def run_job(config: JobConfig, *, plain: bool = False) -> RunReport:
+    """Do the job, or what is left of it. Raises what `open_job` and `Driver.run` raise."""
+    config = absolute(config)
+    with Interrupts() as interrupts:
+        executor = make_executor(config)
+        try:
+            job = open_job(config, executor.pick_device() if config.device == "auto" else config.device)
+        except BaseException:
+            executor.close()
+            raise
+        display = open_display(plain)
+        try:
+            return Driver(job, executor, display, interrupts).run()
+        finally:
+            display.close()
+
+
+def make_executor(config: JobConfig) -> Executor:
+    """The executor that the config names; Ray is imported only when it is meant."""
+    if config.executor == "inline":
+        return InlineExecutor()
+    from jobs.ray_executor import RayExecutor
+
+    return RayExecutor(config)

@@ -1,0 +1,85 @@
+"""`voxmill status`: how a job stands, from its output place alone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.display import duration, hours
+from jobs.prepare import read_job
+from pipeline.config import RetryConfig, StorageConfig
+from pipeline.errors import ObjectMissingError
+from pipeline.layout import OutputPlace, parse_commit_path
+from pipeline.records import RECORD_BYTES_MAX, JobRecord, StatusRecord
+from pipeline.storage import Store, Stores, normal_uri
+
+SILENT_S = 60.0
+"""A running driver writes its status more often than this; an older one has died or lost the store."""
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What the place says now, and what the last driver said."""
+
+    output: str
+    job: JobRecord
+    num_commits: int
+    last: StatusRecord | None
+    age_s: float
+
+    def lines(self) -> list[str]:
+        """For people."""
+        codec = self.job.codec
+        lines = [
+            f"job        {self.output}",
+            f"codec      {codec['name']} ({codec['checkpoint_hash'][:12]}), fingerprint {self.job.fingerprint[:12]}",
+            f"committed  {self.num_commits} shards",
+        ]
+        if self.last is None:
+            return [*lines, "driver     none has reported yet"]
+        last, age = self.last, duration(self.age_s)
+        state: str = last.state
+        if last.state == "running" and self.age_s > SILENT_S:
+            state = f"silent for {age}: dead, or without the store; run the same command to resume"
+        lines += [
+            f"state      {state} (driver {last.driver}, {age} ago)",
+            f"of         {last.num_shards} shards; {last.num_failed} given up, {last.num_missing} missing",
+            f"this run   {last.num_rows} rows, {last.num_rejected} rejects, {hours(last.audio_s)} of audio, "
+            f"{last.times_real_time}x real time, {last.num_replicas} replicas",
+        ]
+        if last.unsafe_store:
+            lines.append("WARNING    unsafe store: put-if-absent is not enforced there")
+        return lines + [f"failed     {uri}: {why}" for uri, why in last.failed.items()]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "output": self.output,
+            "fingerprint": self.job.fingerprint,
+            "codec": self.job.codec,
+            "num_commits": self.num_commits,
+            "last": self.last.model_dump(mode="json") if self.last else None,
+            "last_age_s": self.age_s if self.last else None,
+        }
+
+
+def status(output: str, storage: StorageConfig, retry: RetryConfig) -> JobStatus:
+    """One read of the job, one listing of the commits, one read of the last status.
+
+    Raises `RefusedError` when there is no job.
+    """
+    base = normal_uri(output).rstrip("/")
+    store, place = Stores(storage, retry)(base), OutputPlace(base)
+    job = read_job(store, place)
+    num_commits = sum(parse_commit_path(place.path(info.uri)) is not None for info in store.list(place.commits))
+    last = _last(store, place)
+    age_s = time.time() - last.updated_unix_s if last else 0.0
+    return JobStatus(base, job, num_commits, last, age_s)
+
+
+def _last(store: Store, place: OutputPlace) -> StatusRecord | None:
+    try:
+        return StatusRecord.from_bytes(store.read(place.status, bytes_max=RECORD_BYTES_MAX), place.status)
+    except ObjectMissingError:
+        return None

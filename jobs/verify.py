@@ -1,0 +1,116 @@
+"""`voxmill verify`: every committed object read again and held against its record; nothing is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.prepare import read_job
+from jobs.verify_tokens import TokenRules, check_shard
+from pipeline.commit import find_commit
+from pipeline.config import RetryConfig, StorageConfig
+from pipeline.errors import DataError, RefusedError
+from pipeline.layout import OutputPlace, parse_commit_path, parse_token_path
+from pipeline.records import CommitRecord
+from pipeline.storage import Store, Stores, normal_uri
+
+READERS = 4
+"""Shards checked at once."""
+
+DERIVED = frozenset({"job.json", "manifest.parquet", "status.json", "report.html"})
+LINES_MAX = 50
+
+
+@dataclass
+class VerifyReport:
+    """What was checked and what is wrong. Orphans are no fault: they are data without a commit."""
+
+    output: str
+    num_shards: int = 0
+    num_objects: int = 0
+    num_bytes: int = 0
+    num_rows: int = 0
+    num_frames: int = 0
+    faults: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether every committed shard is what its record says."""
+        return not self.faults
+
+    def lines(self) -> list[str]:
+        """For people."""
+        verdict = "sound" if self.sound else f"NOT SOUND: {len(self.faults)} faults"
+        lines = [
+            f"{verdict}: {self.num_shards} shards, {self.num_objects} objects, {self.num_bytes} bytes, "
+            f"{self.num_rows} rows, {self.num_frames} frames read again in {self.output}"
+        ]
+        for name, found in (("fault", self.faults), ("orphan", self.orphans), ("stray", self.strays)):
+            lines += [f"{name}: {line}" for line in found[:LINES_MAX]]
+            if len(found) > LINES_MAX:
+                lines.append(f"{name}: and {len(found) - LINES_MAX} more; --json lists every one")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {"sound": self.sound, **{name: getattr(self, name) for name in self.__dataclass_fields__}}
+
+
+def verify(output: str, storage: StorageConfig, retry: RetryConfig) -> VerifyReport:
+    """Check all committed shards, and list what no commit names.
+
+    Raises `RefusedError` when there is no job, `StoreDeniedError` or `StoreUnavailableError` when the
+    place cannot be read.
+    """
+    base = normal_uri(output).rstrip("/")
+    store, place = Stores(storage, retry)(base), OutputPlace(base)
+    job = read_job(store, place)
+    rules = TokenRules.of(job)
+    report = VerifyReport(base)
+    named: set[str] = set()
+    with ThreadPoolExecutor(READERS, thread_name_prefix="verify") as pool:
+        shard_ids = _commits(store, place)
+        for shard_id, record, found in pool.map(lambda i: _verify_shard(store, place, rules, i), shard_ids):
+            report.num_shards += 1
+            report.faults += [f"{shard_id}: {fault}" for fault in found]
+            if record is not None:
+                named.update(item.path for item in record.objects)
+                report.num_objects += len(record.objects)
+                report.num_bytes += sum(item.num_bytes for item in record.objects)
+                report.num_rows += record.counts.num_rows
+                report.num_frames += record.counts.num_frames
+    _sort_unnamed(store, place, named, report)
+    return report
+
+
+def _commits(store: Store, place: OutputPlace) -> Iterator[str]:
+    for info in store.list(place.commits):
+        shard_id = parse_commit_path(place.path(info.uri))
+        if shard_id is not None:
+            yield shard_id
+
+
+def _verify_shard(
+    store: Store, place: OutputPlace, rules: TokenRules, shard_id: str
+) -> tuple[str, CommitRecord | None, list[str]]:
+    try:
+        record = find_commit(store, place, shard_id)
+    except (DataError, RefusedError) as error:
+        return shard_id, None, [str(error)]
+    if record is None:
+        return shard_id, None, ["its commit record vanished while it was verified"]
+    return shard_id, record, list(check_shard(store, place, rules, shard_id, record))
+
+
+def _sort_unnamed(store: Store, place: OutputPlace, named: Iterable[str], report: VerifyReport) -> None:
+    """Objects that no commit names: orphans by their name, else strays."""
+    names = set(named)
+    for info in store.list(place.base):
+        path = place.path(info.uri)
+        if path in names or path in DERIVED or parse_commit_path(path) or path.startswith("failures/"):
+            continue
+        (report.orphans if parse_token_path(path) else report.strays).append(path)

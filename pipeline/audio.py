@@ -1,0 +1,182 @@
+"""The bytes of an audio file -> a mono waveform at the codec's rate, block by block, or the reason why not.
+
+Runs in the decoding processes; nothing here is allocated by what a header declares.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from pipeline.containers import CONTAINERS, missing_part, with_sound_header
+from pipeline.resample import KERNEL_VALUES_MAX, Resampler, num_kernel_values, to_mono
+from pipeline.types import RejectReason
+
+CHANNELS_MAX: Final = 64
+SAMPLE_RATE_HZ_MIN: Final = 1_000
+SAMPLE_RATE_HZ_MAX: Final = 768_000
+SAMPLES_PER_BYTE_MAX: Final = 8_192
+"""The best packing there is: 65,535 equal samples in a FLAC frame of 11 bytes, or 120 ms of Opus in two."""
+
+_BLOCK_VALUES: Final = 1 << 18
+_UNKNOWN_LENGTH_MIN: Final = 1 << 62
+"""libsndfile's largest count stands for a length that the header leaves open."""
+_SUBTYPES_UNREAD: Final = frozenset({"MPEG_LAYER_I", "MPEG_LAYER_II"})
+"""Their length is guessed from the first frame, and no header can mend that as it can for layer III."""
+_MALLOC_FAILED: Final = 17
+"""libsndfile's SFE_MALLOC_FAILED."""
+
+
+class AudioRejectedError(Exception):
+    """The audio cannot become a clip, for `reason`."""
+
+    def __init__(self, reason: RejectReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class ClipLimits:
+    """Which lengths are let in."""
+
+    clip_ms_min: float
+    clip_s_max: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedAudio:
+    """What was decoded: `num_audio_samples` at the codec's rate, and what the source was."""
+
+    num_audio_samples: int
+    source_sample_rate_hz: int
+    source_num_channels: int
+
+
+class _UnseekingFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """A file that is read from front to end.
+
+    soundfile seeks after every read; in an MP3 file that changes the last bits of what comes next, so a clip
+    would depend on how it is cut in blocks.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def decode_audio(
+    audio: bytes, sample_rate_hz: int, limits: ClipLimits, write: Callable[[NDArray[np.float32]], object]
+) -> DecodedAudio:
+    """Decode a whole audio file; its mono blocks, float32 [N] at `sample_rate_hz`, go to `write` in order.
+
+    Raises `AudioRejectedError`, maybe after blocks were written; `MemoryError` when memory ends.
+    """
+    if not audio:
+        raise AudioRejectedError(RejectReason.EMPTY, "the file has 0 bytes")
+    source = io.BytesIO(with_sound_header(audio))
+    with _opened(source) as sound:
+        _check_header(sound, audio, sample_rate_hz, limits)
+        resampler = Resampler(sound.samplerate, sample_rate_hz, sound.channels)
+        num_source = num_written = 0
+        for block in _blocks(sound, source):
+            num_source += block.shape[1]
+            _check_not_too_long(num_source, sound.samplerate, limits)
+            num_written += _write_mono(resampler.push(block), write)
+        _check_source_length(num_source, sound, limits)
+        num_written += _write_mono(resampler.finish(), write)
+        return DecodedAudio(num_written, sound.samplerate, sound.channels)
+
+
+def _opened(source: io.BytesIO) -> _UnseekingFile:
+    try:
+        return _UnseekingFile(source)
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(error) from None
+
+
+def _check_header(sound: _UnseekingFile, audio: bytes, sample_rate_hz: int, limits: ClipLimits) -> None:
+    if sound.format not in CONTAINERS or sound.subtype in _SUBTYPES_UNREAD:
+        detail = f"{sound.format} {sound.subtype} is not read; allowed: {', '.join(sorted(CONTAINERS))}"
+        raise AudioRejectedError(RejectReason.UNREADABLE, detail)
+    if not 1 <= sound.channels <= CHANNELS_MAX:
+        detail = f"the header says {sound.channels} channels; allowed are 1 to {CHANNELS_MAX}"
+        raise AudioRejectedError(RejectReason.ABSURD_HEADER, detail)
+    if not SAMPLE_RATE_HZ_MIN <= sound.samplerate <= SAMPLE_RATE_HZ_MAX:
+        allowed = f"{SAMPLE_RATE_HZ_MIN} to {SAMPLE_RATE_HZ_MAX} Hz"
+        detail = f"the header says {sound.samplerate} Hz; allowed are {allowed}"
+        raise AudioRejectedError(RejectReason.ABSURD_HEADER, detail)
+    if num_kernel_values(sound.samplerate, sample_rate_hz) > KERNEL_VALUES_MAX:
+        detail = f"{sound.samplerate} Hz has too small a common divisor with {sample_rate_hz} Hz to be resampled"
+        raise AudioRejectedError(RejectReason.ABSURD_HEADER, detail)
+    num_declared = _num_declared(sound)
+    if num_declared is not None and num_declared > SAMPLES_PER_BYTE_MAX * len(audio):
+        detail = f"the header says {num_declared} samples, too many for the {len(audio)} bytes of the file"
+        raise AudioRejectedError(RejectReason.ABSURD_HEADER, detail)
+    if (missing := missing_part(audio, sound.format)) is not None:
+        raise AudioRejectedError(RejectReason.TRUNCATED, missing)
+    if num_declared is not None:
+        _check_not_too_long(num_declared, sound.samplerate, limits)
+
+
+def _blocks(sound: _UnseekingFile, source: io.BytesIO) -> Iterator[NDArray[np.float32]]:
+    """The source, float32 [C, T] at a time, up to the declared length."""
+    num_left, block_samples = sound.frames, _BLOCK_VALUES // sound.channels
+    while num_left:
+        try:
+            block = sound.read(min(num_left, block_samples), dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            if source.tell() < len(source.getbuffer()):
+                raise _unreadable(error) from None
+            detail = f"it breaks off before the length that its header says: {error.error_string}"
+            raise AudioRejectedError(RejectReason.TRUNCATED, detail) from None
+        if not len(block):
+            return
+        num_left -= len(block)
+        yield np.ascontiguousarray(block.T)
+
+
+def _write_mono(block: NDArray[np.float32], write: Callable[[NDArray[np.float32]], object]) -> int:
+    if not block.size:
+        return 0
+    mono = to_mono(block)
+    # Whatever was not finite in a channel is not finite here, and so is what overflowed on the way.
+    if not np.isfinite(mono).all():
+        raise AudioRejectedError(RejectReason.NOT_FINITE, "the waveform holds NaN or infinity")
+    write(mono)
+    return len(mono)
+
+
+def _check_not_too_long(num_samples: int, rate_hz: int, limits: ClipLimits) -> None:
+    if num_samples > limits.clip_s_max * rate_hz:
+        detail = f"it is {num_samples / rate_hz:.3f} s long or longer; decoding.clip_s_max allows {limits.clip_s_max}"
+        raise AudioRejectedError(RejectReason.TOO_LONG, detail)
+
+
+def _check_source_length(num_source: int, sound: _UnseekingFile, limits: ClipLimits) -> None:
+    num_declared = _num_declared(sound)
+    if num_declared is not None and num_source < num_declared:
+        detail = f"its header says {num_declared} samples, {num_source} came out"
+        raise AudioRejectedError(RejectReason.TRUNCATED, detail)
+    if num_source == 0:
+        raise AudioRejectedError(RejectReason.EMPTY, "it holds no samples")
+    length_ms = 1000 * num_source / sound.samplerate
+    if length_ms < limits.clip_ms_min:
+        detail = f"it is {length_ms:.3f} ms long; decoding.clip_ms_min asks for {limits.clip_ms_min}"
+        raise AudioRejectedError(RejectReason.TOO_SHORT, detail)
+
+
+def _num_declared(sound: _UnseekingFile) -> int | None:
+    num_frames: int = sound.frames
+    return num_frames if num_frames < _UNKNOWN_LENGTH_MIN else None
+
+
+def _unreadable(error: soundfile.LibsndfileError) -> Exception:
+    if error.code == _MALLOC_FAILED:
+        return MemoryError(error.error_string)
+    return AudioRejectedError(RejectReason.UNREADABLE, f"libsndfile: {error.error_string}")

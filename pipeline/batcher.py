@@ -1,0 +1,90 @@
+"""From clips in shard order to batches of like lengths; a pure function of the shard and the config.
+
+Clips gather in a window of `window_s`; inside it their segments are sorted by length and cut into batches
+under a budget of padded seconds. Windows follow one another in shard order, so that rows can be written in
+shard order and memory stays bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pipeline.config import BatchingConfig
+from pipeline.segments import cut
+from pipeline.types import Clip, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class CutClip:
+    """A clip with its segments, in order."""
+
+    clip: Clip
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One row of a batch: which segment of which clip of the window."""
+
+    clip_index: int
+    segment_index: int
+    num_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Clips that follow one another in the shard, and the plan of their batches (longest first)."""
+
+    clips: tuple[CutClip, ...]
+    batches: tuple[tuple[Piece, ...], ...]
+
+
+def windows(
+    clips: Iterable[Clip], config: BatchingConfig, *, sample_rate_hz: int, frame_size: int
+) -> Iterator[Window]:
+    """Cut clips into segments, gather them in windows, and plan each window's batches."""
+    gathered: list[CutClip] = []
+    gathered_s = 0.0
+    for clip in clips:
+        segments = cut(
+            clip.waveform,
+            sample_rate_hz=sample_rate_hz,
+            frame_size=frame_size,
+            segment_s=config.segment_s,
+            search_s=config.segment_search_s,
+        )
+        gathered.append(CutClip(clip, segments))
+        gathered_s += len(clip.waveform) / sample_rate_hz
+        if gathered_s >= config.window_s:
+            yield _window(gathered, config, frame_size / sample_rate_hz)
+            gathered, gathered_s = [], 0.0
+    if gathered:
+        yield _window(gathered, config, frame_size / sample_rate_hz)
+
+
+def _window(clips: Sequence[CutClip], config: BatchingConfig, frame_s: float) -> Window:
+    pieces = [
+        Piece(clip_index, segment_index, segment.num_frames)
+        for clip_index, cut_clip in enumerate(clips)
+        for segment_index, segment in enumerate(cut_clip.segments)
+    ]
+    frames_max = int(config.batch_s / frame_s + 1e-9)
+    return Window(tuple(clips), tuple(plan(pieces, frames_max, config.batch_size_max)))
+
+
+def plan(pieces: Sequence[Piece], frames_max: int, batch_size_max: int) -> Iterator[tuple[Piece, ...]]:
+    """Batches of like lengths: each holds at most `frames_max` padded frames and `batch_size_max` pieces.
+
+    Longest first, equal lengths in shard order, so the plan depends on nothing but the lengths. A piece
+    longer than `frames_max` makes a batch of its own.
+    """
+    batch: list[Piece] = []
+    for piece in sorted(pieces, key=lambda piece: -piece.num_frames):
+        full = batch and ((len(batch) + 1) * batch[0].num_frames > frames_max or len(batch) >= batch_size_max)
+        if full:
+            yield tuple(batch)
+            batch = []
+        batch.append(piece)
+    if batch:
+        yield tuple(batch)

@@ -1,0 +1,159 @@
+"""Whether an audio file is whole, by what its container says of itself.
+
+libsndfile decodes a cut WAV, MP3, Vorbis or Opus file to its first part without an error, so the declared
+length is compared here with the bytes that are there. (A cut FLAC file fails in the decoder itself.)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from pipeline.containers_mp3 import is_mp3, missing_in_mp3, with_length
+
+_OPEN_SIZE_MIN: Final = 0x7FFF0000
+"""RIFF sizes from here up come from programs that wrote to a pipe (sox 0x7ffff000, ffmpeg 0xffffffff)."""
+
+_RIFF_MAGICS: Final = (b"RIFF", b"RF64")
+_NIST_HEADER_BYTES: Final = 1024
+_OGG_HEADER_BYTES: Final = 27
+_OGG_FIRST_PAGE, _OGG_LAST_PAGE = 2, 4
+
+
+def missing_part(audio: bytes, container: str) -> str | None:
+    """What would be lost by decoding `audio`, in words; None when it is whole or its container cannot tell.
+
+    `container` is one of `CONTAINERS`.
+    """
+    return _CHECKS[container](audio)
+
+
+def with_sound_header(audio: bytes) -> bytes:
+    """`audio` with its header mended where libsndfile would lose samples by it, else unchanged."""
+    if audio[:4] == b"RIFF":
+        return _with_open_size(audio)
+    return with_length(audio) if is_mp3(audio) else audio
+
+
+def _with_open_size(audio: bytes) -> bytes:
+    """A WAV header that was never completed (sizes 0, data after it) made to say "unknown".
+
+    Recorders write such headers to a pipe, or when they are killed; libsndfile takes them for empty files.
+    """
+    riff_end = 8 + int.from_bytes(audio[4:8], "little")
+    for name, start, size in _chunks(audio, "<"):
+        if name == b"data":
+            is_never_completed = size == 0 and len(audio) > start and riff_end <= start
+            unknown = b"\xff\xff\xff\xff"
+            return audio[: start - 4] + unknown + audio[start:] if is_never_completed else audio
+    return audio
+
+
+def _chunks(audio: bytes, byte_order: str) -> Iterator[tuple[bytes, int, int]]:
+    """Name, offset of the content and declared size of each chunk of a RIFF or AIFF file."""
+    position = 12
+    while position + 8 <= len(audio):
+        name, size = struct.unpack_from(f"{byte_order}4sI", audio, position)
+        yield name, position + 8, size
+        position += 8 + size + size % 2
+
+
+def _missing_in_riff(audio: bytes) -> str | None:
+    if audio[:4] not in _RIFF_MAGICS:  # RIFX: the same, big-endian
+        return _missing_in_chunk(audio, b"data")
+    long_size = None
+    for name, start, size in _chunks(audio, "<"):
+        if name == b"ds64" and size >= 16 and len(audio) >= start + 16:
+            long_size = int.from_bytes(audio[start + 8 : start + 16], "little")
+        if name == b"data":
+            if size == 0xFFFFFFFF and long_size is not None:
+                return _shortfall("data chunk", long_size, len(audio) - start)
+            if size >= _OPEN_SIZE_MIN and len(audio) < _OPEN_SIZE_MIN:
+                return None
+            return _shortfall("data chunk", size, len(audio) - start)
+    return None
+
+
+def _missing_in_aiff(audio: bytes) -> str | None:
+    return _missing_in_chunk(audio, b"SSND")
+
+
+def _missing_in_chunk(audio: bytes, wanted: bytes) -> str | None:
+    for name, start, size in _chunks(audio, ">"):
+        if name == wanted:
+            return _shortfall(f"{wanted.decode()} chunk", size, len(audio) - start)
+    return None
+
+
+def _missing_in_au(audio: bytes) -> str | None:
+    start, size = struct.unpack_from(">II" if audio[:4] == b".snd" else "<II", audio, 4)
+    return None if size == 0xFFFFFFFF else _shortfall("header", size, len(audio) - start)
+
+
+def _missing_in_nist(audio: bytes) -> str | None:
+    """NIST SPHERE: a text header of 1,024 bytes with samples a channel, channels and bytes a sample."""
+    names = rb"^(sample_count|channel_count|sample_n_bytes) -i (\d{1,18})\s*$"
+    sizes = [int(value) for _, value in re.findall(names, audio[:_NIST_HEADER_BYTES], re.MULTILINE)]
+    return _shortfall("header", math.prod(sizes), len(audio) - _NIST_HEADER_BYTES) if len(sizes) == 3 else None
+
+
+def _missing_in_flac(audio: bytes) -> str | None:  # noqa: ARG001  # one signature for all
+    """Nothing: the decoder itself fails where a FLAC file is cut, and counts what came out."""
+    return None
+
+
+def _shortfall(part: str, num_bytes_declared: int, num_bytes_there: int) -> str | None:
+    if num_bytes_declared <= num_bytes_there:
+        return None
+    return f"its {part} says {num_bytes_declared} bytes, {num_bytes_there} are there"
+
+
+def _missing_in_ogg(audio: bytes) -> str | None:
+    """Walk the pages (RFC 3533): none missing, none cut, each logical stream ended, no second one after it."""
+    next_pages: dict[int, int] = {}
+    open_streams: set[int] = set()
+    position = 0
+    while position < len(audio):
+        header = audio[position : position + _OGG_HEADER_BYTES]
+        if not header.startswith(b"OggS"[: len(header)]):
+            # Tags and padding after the last page are common and harmless.
+            return f"no Ogg page stands at byte {position}, though its streams go on" if open_streams else None
+        if len(header) < _OGG_HEADER_BYTES:
+            return f"the Ogg page at byte {position} is cut"
+        flags, serial, page, num_lacings = struct.unpack("<5xB8xII4xB", header)
+        lacings_at = position + _OGG_HEADER_BYTES
+        lacings = audio[lacings_at : lacings_at + num_lacings]
+        end = lacings_at + num_lacings + sum(lacings)
+        if len(lacings) < num_lacings or end > len(audio):
+            return f"the Ogg page at byte {position} is cut"
+        if flags & _OGG_FIRST_PAGE:
+            if next_pages and not open_streams:
+                return f"a second Ogg stream is chained on at byte {position}, and only the first would be read"
+            open_streams.add(serial)
+        elif page != next_pages.get(serial, page):
+            expected = next_pages[serial]
+            return f"Ogg page {page} at byte {position} comes where page {expected} should: pages are missing"
+        next_pages[serial] = page + 1
+        if flags & _OGG_LAST_PAGE:
+            open_streams.discard(serial)
+        position = end
+    return "its last Ogg page does not have the end-of-stream flag" if open_streams else None
+
+
+_CHECKS: Final[dict[str, Callable[[bytes], str | None]]] = {
+    "AIFF": _missing_in_aiff,
+    "AU": _missing_in_au,
+    "FLAC": _missing_in_flac,
+    "MP3": missing_in_mp3,
+    "NIST": _missing_in_nist,
+    "OGG": _missing_in_ogg,
+    "RF64": _missing_in_riff,
+    "WAV": _missing_in_riff,
+    "WAVEX": _missing_in_riff,
+}
+
+CONTAINERS: Final = frozenset(_CHECKS)
+"""libsndfile's names of the containers that can be checked, and so are read."""

@@ -1,0 +1,203 @@
+"""The decoding processes. `python -m pipeline.decode_worker` is the zygote; it forks the workers.
+
+The zygote imports everything once, so that a worker that takes the place of a dead one is there within
+milliseconds. A worker decodes what it is handed, under a limit of memory, and answers sample by sample. All
+end with their parent, and none listens to Ctrl-C: the parent drains them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import io
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import soundfile
+import torch
+
+from pipeline.audio import AudioRejectedError, ClipLimits, decode_audio
+from pipeline.decode_messages import DETAIL_CHARS_MAX, WorkerSettings, memory_file, receive, send
+from pipeline.types import RejectReason
+
+_PARENT_CHECK_MS: Final = 1_000
+_PR_SET_PDEATHSIG: Final = 1
+_SELF_TEST_RATE_HZ: Final = 8_000
+
+Hook = Callable[[bytes], None]
+
+
+def main() -> None:
+    """Run the zygote: argv holds the descriptor of its channel, its parent's pid, and the settings in JSON."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    settings = WorkerSettings(**json.loads(sys.argv[3]))
+    _test_decoding(settings)
+    _Zygote(channel, int(sys.argv[2]), settings).serve()
+
+
+class _Zygote:
+    def __init__(self, channel: socket.socket, parent_pid: int, settings: WorkerSettings) -> None:
+        self._channel = channel
+        self._parent_pid = parent_pid
+        self._settings = settings
+        self._hook = _load_hook(settings.fault_hook)
+        self._prctl = ctypes.CDLL(None, use_errno=True).prctl
+        self._workers: set[int] = set()
+
+    def serve(self) -> None:
+        """Fork and end workers on request, until the parent is gone."""
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        # A fork of the parent may hold the channel's other end open beyond the parent's death.
+        while os.getppid() == self._parent_pid:
+            if poller.poll(_PARENT_CHECK_MS):
+                try:
+                    request, fd = receive(self._channel)
+                except EOFError:
+                    break
+                send(self._channel, self._answer(request, fd))
+        for pid in list(self._workers):
+            self._end(pid)
+        os._exit(0)  # torch takes a second to go in order, and holds nothing that must be saved
+
+    def _answer(self, request: dict[str, Any], fd: int | None) -> dict[str, object]:
+        if fd is None:
+            return {"status": self._end(request["end"])}
+        try:
+            return {"pid": self._fork(fd)}
+        except OSError as error:
+            return {"error": f"a process could not be forked: {error}"}
+        finally:
+            os.close(fd)
+
+    def _fork(self, fd: int) -> int:
+        zygote_pid = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._channel.close()
+            self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() == zygote_pid:
+                _run_worker(socket.socket(fileno=fd), self._settings, self._hook)
+            os._exit(1)
+        self._workers.add(pid)
+        return pid
+
+    def _end(self, pid: int) -> int | None:
+        """Kill a worker unless it has died already; its wait status, None for a worker of an earlier zygote.
+
+        Only a child that was not waited for yet is sure to be still the owner of its pid.
+        """
+        if pid not in self._workers:
+            return None
+        self._workers.remove(pid)
+        os.kill(pid, signal.SIGKILL)
+        return os.waitpid(pid, 0)[1]
+
+
+def _run_worker(channel: socket.socket, settings: WorkerSettings, hook: Hook | None) -> None:
+    """Serve one channel until its other end is closed; never returns into the zygote's code."""
+    # Codecs write warnings about damaged files to stderr, without end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    _limit_memory(settings.memory_bytes_max)
+    decoder = _Decoder(channel, settings, hook)
+    try:
+        send(channel, {"ready": True})
+        while True:
+            request, fd = receive(channel)
+            assert fd is not None
+            decoder.decode_chunk(fd, request["sizes"])
+    except EOFError:
+        os._exit(0)
+    except BaseException as error:  # whatever it was, this process is not to be trusted with another sample
+        send(channel, {"died": f"{type(error).__name__}: {error}"[:DETAIL_CHARS_MAX]})
+        os._exit(1)
+
+
+class _Decoder:
+    def __init__(self, channel: socket.socket, settings: WorkerSettings, hook: Hook | None) -> None:
+        self._channel = channel
+        self._sample_rate_hz = settings.sample_rate_hz
+        self._limits = ClipLimits(settings.clip_ms_min, settings.clip_s_max)
+        self._memory_bytes_max = settings.memory_bytes_max
+        self._hook = hook
+
+    def decode_chunk(self, fd: int, sizes: list[int]) -> None:
+        """Decode the files that stand one after the other in `fd`, and answer each."""
+        offset = 0
+        with os.fdopen(fd, "rb") as files:
+            for size in sizes:
+                files.seek(offset)
+                offset += size
+                try:
+                    self._decode(files.read(size))
+                except AudioRejectedError as error:
+                    self._refuse(error.reason, error.detail)
+                except MemoryError:
+                    detail = f"decoding takes more than {self._memory_bytes_max} bytes (decoding.memory_bytes_max)"
+                    self._refuse(RejectReason.DECODER_OUT_OF_MEMORY, detail)
+
+    def _decode(self, audio: bytes) -> None:
+        if self._hook is not None:
+            self._hook(audio)
+        with os.fdopen(memory_file("voxmill-pcm"), "wb") as pcm:
+            decoded = decode_audio(audio, self._sample_rate_hz, self._limits, lambda block: pcm.write(block.data))
+            pcm.flush()
+            answer = {
+                "num_audio_samples": decoded.num_audio_samples,
+                "source_sample_rate_hz": decoded.source_sample_rate_hz,
+                "source_num_channels": decoded.source_num_channels,
+            }
+            send(self._channel, answer, pcm.fileno())
+
+    def _refuse(self, reason: RejectReason, detail: str) -> None:
+        send(self._channel, {"reason": reason.value, "detail": detail[:DETAIL_CHARS_MAX]})
+
+
+def _limit_memory(num_bytes: int) -> None:
+    """Let this process have so many bytes of address space more than now, and leave no core files."""
+    num_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    limit = num_pages * resource.getpagesize() + num_bytes
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _load_hook(name: str | None) -> Hook | None:
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    hook: Hook = getattr(importlib.import_module(module), function)
+    return hook
+
+
+def _test_decoding(settings: WorkerSettings) -> None:
+    """Decode and resample a short file, so that a broken installation fails at the start and not as rejects.
+
+    It also leaves the libraries warm for all workers.
+    """
+    file = io.BytesIO()
+    num_samples = _SELF_TEST_RATE_HZ // 10
+    soundfile.write(file, np.zeros(num_samples, np.float32), _SELF_TEST_RATE_HZ, format="FLAC")
+    limits = ClipLimits(clip_ms_min=0, clip_s_max=1)
+    decoded = decode_audio(file.getvalue(), settings.sample_rate_hz, limits, lambda _: None)
+    expected = -(-num_samples * settings.sample_rate_hz // _SELF_TEST_RATE_HZ)
+    if decoded.num_audio_samples != expected:
+        raise SystemExit(f"decoding is broken here: {decoded.num_audio_samples} samples of {expected} came out")
+
+
+if __name__ == "__main__":
+    main()

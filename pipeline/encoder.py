@@ -1,0 +1,178 @@
+"""From windows of clips to rows of tokens, one batch at a time on the device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.base import Codec, Tokens
+from pipeline.batcher import CutClip, Piece, Window
+from pipeline.errors import CodecContractError, ShardCancelledError
+from pipeline.turn import Turn
+from pipeline.types import TokenRow
+
+_Pieces = dict[tuple[int, int], tuple[NDArray[np.uint16] | None, NDArray[np.uint16] | None]]
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a shard is; written by one thread, read by others."""
+
+    num_batches: int = 0
+    num_halved_batches: int = 0
+    audio_s: float = 0.0
+    padded_s: float = 0.0
+    encode_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One codec on one device, shared by the shards of a replica.
+
+    `num_acoustic_codebooks` is the number asked for: 0 without the acoustic stream.
+    """
+
+    codec: Codec
+    semantic: bool
+    num_acoustic_codebooks: int
+    clock: Callable[[], float]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    turn: Turn = field(default_factory=Turn)
+
+    def encode(self, window: Window, *, ticket: int, progress: Progress) -> Iterator[TokenRow]:
+        """The window's rows, in shard order.
+
+        Raises `CodecContractError` when the codec returns what it must not, `ShardCancelledError` when the
+        replica stops, `torch.OutOfMemoryError` when one segment alone does not fit the device.
+        """
+        pieces: _Pieces = {}
+        for batch in window.batches:
+            self._encode_batch(window.clips, batch, pieces, ticket=ticket, progress=progress)
+        for clip_index, cut_clip in enumerate(window.clips):
+            yield _row(clip_index, cut_clip, pieces)
+
+    def _encode_batch(
+        self,
+        clips: Sequence[CutClip],
+        batch: Sequence[Piece],
+        pieces: _Pieces,
+        *,
+        ticket: int,
+        progress: Progress,
+    ) -> None:
+        waveforms, lengths = _padded(clips, batch, self.codec.info.frame_size)
+        with self.turn.take(ticket):
+            if self.cancelled.is_set():
+                raise ShardCancelledError("the replica is stopping; the shard is left for the next run")
+            started_s = self.clock()
+            try:
+                tokens = self.codec.encode(
+                    waveforms,
+                    lengths,
+                    semantic=self.semantic,
+                    num_acoustic_codebooks=self.num_acoustic_codebooks,
+                )
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                tokens = None
+            progress.encode_s += self.clock() - started_s
+        if tokens is None:
+            # The two halves have other padded shapes than the plan's, so the commit record says it happened.
+            progress.num_halved_batches += 1
+            middle = len(batch) // 2
+            self._encode_batch(clips, batch[:middle], pieces, ticket=ticket, progress=progress)
+            self._encode_batch(clips, batch[middle:], pieces, ticket=ticket, progress=progress)
+            return
+        self._gather(batch, tokens, pieces)
+        rate_hz = self.codec.info.sample_rate_hz
+        progress.num_batches += 1
+        progress.audio_s += float(lengths.sum()) / rate_hz
+        progress.padded_s += waveforms.numel() / rate_hz
+
+    def _gather(self, batch: Sequence[Piece], tokens: Tokens, pieces: _Pieces) -> None:
+        """Check what the codec returned (I6) and take each piece's own frames."""
+        info = self.codec.info
+        wanted = [piece.num_frames for piece in batch]
+        found = tokens.num_frames.tolist()
+        if found != wanted:
+            raise CodecContractError(
+                f"codec {info.name} returned {found} frames for segments of {wanted} frames"
+            )
+        shape = (len(batch), max(wanted))
+        semantic = acoustic = None
+        if self.semantic:
+            semantic = _ids(tokens.semantic, shape, [info.semantic_cardinality], info.name, "semantic")
+        if self.num_acoustic_codebooks:
+            cardinalities = info.acoustic_cardinalities[: self.num_acoustic_codebooks]
+            acoustic = _ids(tokens.acoustic, shape, cardinalities, info.name, "acoustic")
+        for row, piece in enumerate(batch):
+            frames = slice(0, piece.num_frames)
+            pieces[piece.clip_index, piece.segment_index] = (
+                None if semantic is None else semantic[row, 0, frames].copy(),
+                None if acoustic is None else acoustic[row, :, frames].copy(),
+            )
+
+
+def _padded(
+    clips: Sequence[CutClip], batch: Sequence[Piece], frame_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Waveforms float32 [B, T] padded with zeros to the longest piece in whole frames, lengths int64 [B]."""
+    waveforms = np.zeros(
+        (len(batch), max(piece.num_frames for piece in batch) * frame_size), dtype=np.float32
+    )
+    lengths = np.empty(len(batch), dtype=np.int64)
+    for row, piece in enumerate(batch):
+        cut_clip = clips[piece.clip_index]
+        segment = cut_clip.segments[piece.segment_index]
+        waveforms[row, : segment.length] = cut_clip.clip.waveform[
+            segment.start : segment.start + segment.length
+        ]
+        lengths[row] = segment.length
+    return torch.from_numpy(waveforms), torch.from_numpy(lengths)
+
+
+def _ids(
+    found: torch.Tensor | None, shape: tuple[int, int], cardinalities: Sequence[int], codec: str, stream: str
+) -> NDArray[np.uint16]:
+    """Ids as uint16 [B, K, F], checked for shape and range."""
+    if found is None:
+        raise CodecContractError(f"codec {codec} returned no {stream} tokens though they were asked for")
+    ids = found.cpu().numpy()
+    if ids.ndim == 2:
+        ids = ids[:, None]
+    num_clips, num_frames = shape
+    if ids.shape != (num_clips, len(cardinalities), num_frames):
+        expected = (num_clips, len(cardinalities), num_frames)
+        raise CodecContractError(
+            f"codec {codec} returned {stream} tokens of shape {ids.shape}, expected {expected}"
+        )
+    limits = np.asarray(cardinalities)[None, :, None]
+    if (ids < 0).any() or (ids >= limits).any():
+        raise CodecContractError(
+            f"codec {codec} returned a {stream} token outside 0..cardinality-1 of {cardinalities}"
+        )
+    return ids.astype(np.uint16)
+
+
+def _row(clip_index: int, cut_clip: CutClip, pieces: _Pieces) -> TokenRow:
+    clip, segments = cut_clip.clip, cut_clip.segments
+    parts = [pieces.pop((clip_index, index)) for index in range(len(segments))]
+    semantic = [part for part, _ in parts if part is not None]
+    acoustic = [part for _, part in parts if part is not None]
+    return TokenRow(
+        key=clip.key,
+        num_frames=sum(segment.num_frames for segment in segments),
+        num_audio_samples=len(clip.waveform),
+        source_sample_rate_hz=clip.source_sample_rate_hz,
+        source_num_channels=clip.source_num_channels,
+        segments=segments,
+        semantic=np.concatenate(semantic) if semantic else None,
+        acoustic=np.concatenate(acoustic, axis=1) if acoustic else None,
+        sidecars=clip.sidecars,
+    )

@@ -1,0 +1,87 @@
+"""The output place: which object stands where. The one file that knows the names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pipeline.storage import join
+
+TOKEN_FOLDERS = ("tokens", "semantic", "acoustic", "rejects")
+"""Folders of objects that a commit names; all else below the output is a record or derived."""
+
+_TOKEN_NAME = re.compile(
+    r"(?P<folder>tokens|rejects|semantic|acoustic)/(?P<shard_id>.+-[0-9a-f]{8})\.(?P<attempt>[0-9a-f]{32})\.(?P<ending>parquet|tar)"
+)
+_COMMIT_NAME = re.compile(r"commits/(?P<shard_id>.+-[0-9a-f]{8})\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPlace:
+    """URIs below the output; paths in records are relative to `base`, so a moved output stays whole."""
+
+    base: str
+
+    def uri(self, path: str) -> str:
+        """The URI of a relative path."""
+        return join(self.base, path)
+
+    def path(self, uri: str) -> str:
+        """The relative path of a URI below the output."""
+        return uri.removeprefix(self.base.rstrip("/") + "/")
+
+    @property
+    def job(self) -> str:
+        """The job record."""
+        return self.uri("job.json")
+
+    @property
+    def commits(self) -> str:
+        """The folder of commit records."""
+        return self.uri("commits")
+
+    @property
+    def failures(self) -> str:
+        """The folder of failure records."""
+        return self.uri("failures")
+
+    @property
+    def manifest(self) -> str:
+        """The manifest, folded from the commits."""
+        return self.uri("manifest.parquet")
+
+    @property
+    def status(self) -> str:
+        """The last status that a driver wrote."""
+        return self.uri("status.json")
+
+    def commit(self, shard_id: str) -> str:
+        """The commit record of a shard."""
+        return self.uri(f"commits/{shard_id}.json")
+
+    def failure(self, shard_id: str, attempt: str) -> str:
+        """The failure record of an attempt."""
+        return self.uri(f"failures/{shard_id}/{attempt}.json")
+
+
+def token_path(folder: str, shard_id: str, attempt: str) -> str:
+    """Relative path of a token object or reject list: unique to the attempt, so no two attempts meet."""
+    return f"{folder}/{shard_id}.{attempt}.{_ending(folder)}"
+
+
+def parse_token_path(path: str) -> tuple[str, str] | None:
+    """(shard id, attempt) of a relative path written by an attempt; None for anything else."""
+    match = _TOKEN_NAME.fullmatch(path)
+    if not match or match["ending"] != _ending(match["folder"]):
+        return None
+    return match["shard_id"], match["attempt"]
+
+
+def _ending(folder: str) -> str:
+    return "tar" if folder in ("semantic", "acoustic") else "parquet"
+
+
+def parse_commit_path(path: str) -> str | None:
+    """Shard id of a commit record's relative path; None for anything else."""
+    match = _COMMIT_NAME.fullmatch(path)
+    return match["shard_id"] if match else None

@@ -1,0 +1,168 @@
+"""The manifest: one row a committed shard, folded from the commit records; derived, and rebuilt at will."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.commit import find_commit
+from pipeline.config import FORMAT_VERSION
+from pipeline.errors import ObjectMissingError
+from pipeline.layout import OutputPlace, parse_commit_path
+from pipeline.records import CommitRecord, Counts, InputRecord, ObjectRecord
+from pipeline.storage import Store
+
+MANIFEST_BYTES_MAX = 8 << 30
+READERS = 16
+"""Commit records fetched at once."""
+
+_OBJECT = pa.struct([("path", pa.string()), ("num_bytes", pa.int64()), ("sha256", pa.string())])
+_REJECTS = pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))
+SCHEMA = pa.schema(
+    [
+        ("shard_id", pa.string()),
+        ("input_uri", pa.string()),
+        ("input_size_bytes", pa.int64()),
+        ("input_etag", pa.string()),
+        ("attempt", pa.string()),
+        ("objects", pa.list_(_OBJECT)),
+        ("num_samples", pa.int64()),
+        ("num_rows", pa.int64()),
+        ("num_rejected", pa.int64()),
+        ("rejects", _REJECTS),
+        ("num_frames", pa.int64()),
+        ("num_audio_samples", pa.int64()),
+        ("audio_s", pa.float64()),
+        ("num_halved_batches", pa.int64()),
+        ("commit_etag", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """A committed shard; `commit_etag` is that of its commit record, so a changed record is seen."""
+
+    record: CommitRecord
+    commit_etag: str
+
+
+@dataclass(slots=True)
+class Manifest:
+    """Committed shards by shard id."""
+
+    fingerprint: str
+    rows: dict[str, ManifestRow] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> Counts:
+        """Sums over all shards."""
+        return sum_counts(row.record.counts for row in self.rows.values())
+
+
+def sum_counts(parts: Iterable[Counts]) -> Counts:
+    """Field by field."""
+    total = {"num_samples": 0, "num_rows": 0, "num_rejected": 0, "num_frames": 0, "num_audio_samples": 0}
+    rejects: dict[str, int] = {}
+    audio_s = 0.0
+    for part in parts:
+        for name in total:
+            total[name] += getattr(part, name)
+        for reason, count in part.rejects.items():
+            rejects[reason] = rejects.get(reason, 0) + count
+        audio_s += part.audio_s
+    return Counts(**total, rejects=dict(sorted(rejects.items())), audio_s=audio_s)
+
+
+def fold_commits(store: Store, place: OutputPlace, fingerprint: str, *, known: Manifest | None = None) -> Manifest:
+    """The manifest as the commits say now: one listing, and a read of each commit that is not known.
+
+    What is `known` is by default the stored manifest's; a row counts only while its commit's ETag stands.
+    """
+    known = known or _load(store, place, fingerprint)
+    manifest = Manifest(fingerprint)
+    wanted: list[tuple[str, str]] = []
+    for info in store.list(place.commits):
+        shard_id = parse_commit_path(place.path(info.uri))
+        if shard_id is None:
+            continue
+        row = known.rows.get(shard_id)
+        if row is not None and row.commit_etag == info.etag:
+            manifest.rows[shard_id] = row
+        else:
+            wanted.append((shard_id, info.etag))
+    with ThreadPoolExecutor(READERS, thread_name_prefix="commits") as pool:
+        records = pool.map(lambda item: find_commit(store, place, item[0]), wanted)
+        for (shard_id, etag), record in zip(wanted, records, strict=True):
+            if record is not None:  # else deleted since the listing
+                manifest.rows[shard_id] = ManifestRow(record, etag)
+    return manifest
+
+
+def write_manifest(store: Store, place: OutputPlace, manifest: Manifest) -> None:
+    """Replace the stored manifest."""
+    rows = [_flat(row) for _, row in sorted(manifest.rows.items())]
+    metadata = {"voxmill.format_version": str(FORMAT_VERSION), "voxmill.fingerprint": manifest.fingerprint}
+    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    store.put(place.manifest, sink.getvalue().to_pybytes())
+
+
+def _load(store: Store, place: OutputPlace, fingerprint: str) -> Manifest:
+    """The stored manifest; an empty one when there is none, or when it is another job's or format's."""
+    manifest = Manifest(fingerprint)
+    try:
+        content = store.read(place.manifest, bytes_max=MANIFEST_BYTES_MAX)
+        table = pq.read_table(pa.BufferReader(content))
+    except (ObjectMissingError, pa.ArrowInvalid):
+        return manifest  # derived data: the commits have it all
+    metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
+    same_job = metadata.get(b"voxmill.fingerprint") == fingerprint.encode()
+    if not same_job or metadata.get(b"voxmill.format_version") != str(FORMAT_VERSION).encode():
+        return manifest
+    for row in _rows(table):
+        manifest.rows[row.record.shard_id] = row
+    return manifest
+
+
+def _flat(row: ManifestRow) -> dict[str, object]:
+    record = row.record
+    counts = record.counts.model_dump()
+    counts["rejects"] = [
+        {"reason": reason, "count": count} for reason, count in sorted(counts["rejects"].items())
+    ]
+    return {
+        "shard_id": record.shard_id,
+        "input_uri": record.input.uri,
+        "input_size_bytes": record.input.size_bytes,
+        "input_etag": record.input.etag,
+        "attempt": record.attempt,
+        "objects": [item.model_dump() for item in record.objects],
+        "num_halved_batches": record.num_halved_batches,
+        "commit_etag": row.commit_etag,
+        **counts,
+    }
+
+
+def _rows(table: pa.Table) -> Iterator[ManifestRow]:
+    fingerprint = table.schema.metadata[b"voxmill.fingerprint"].decode()
+    for flat in table.to_pylist():
+        counts = {name: flat[name] for name in Counts.model_fields if name != "rejects"}
+        rejects = {item["reason"]: item["count"] for item in flat["rejects"]}
+        record = CommitRecord(
+            shard_id=flat["shard_id"],
+            fingerprint=fingerprint,
+            input=InputRecord(
+                uri=flat["input_uri"], size_bytes=flat["input_size_bytes"], etag=flat["input_etag"]
+            ),
+            attempt=flat["attempt"],
+            objects=tuple(ObjectRecord(**item) for item in flat["objects"]),
+            counts=Counts(**counts, rejects=rejects),
+            num_halved_batches=flat["num_halved_batches"],
+        )
+        yield ManifestRow(record, flat["commit_etag"])

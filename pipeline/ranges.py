@@ -1,0 +1,94 @@
+"""Read-ahead of one object: several ranged reads under way at once, given out in order as one stream."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from pipeline.config import ReadingConfig
+from pipeline.errors import StoreUnavailableError
+from pipeline.storage import Store
+from pipeline.types import Shard
+
+
+class RangeStream:
+    """A shard's bytes from its first to its last, read ahead by `config.ranges_in_flight` ranged reads.
+
+    Holds at most `(ranges_in_flight + 1) * range_bytes`. Errors of the store pass through unchanged. A context
+    manager; for one thread only.
+    """
+
+    def __init__(self, store: Store, shard: Shard, config: ReadingConfig) -> None:
+        self._store = store
+        self._shard = shard
+        self._range_bytes = config.range_bytes
+        self._ranges_in_flight = config.ranges_in_flight
+        self._executor = ThreadPoolExecutor(config.ranges_in_flight, thread_name_prefix="voxmill-range")
+        self._pending: deque[Future[bytes]] = deque()
+        self._next_start = 0
+        self._block = memoryview(b"")
+
+    def __enter__(self) -> RangeStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel the reads that have not begun and wait for those under way."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._pending.clear()
+        self._block = memoryview(b"")
+
+    def read_exact(self, num_bytes: int) -> bytes:
+        """The next `num_bytes` bytes. Raises `EOFError` when the object ends before them."""
+        if num_bytes <= len(self._block):
+            taken = bytes(self._block[:num_bytes])
+            self._block = self._block[num_bytes:]
+            return taken
+        # BytesIO gives its buffer away without a copy, so a large member is never held twice.
+        joined = io.BytesIO()
+        while num_bytes:
+            num_bytes -= joined.write(self._take(num_bytes))
+        return joined.getvalue()
+
+    def skip(self, num_bytes: int) -> None:
+        """Pass over the next `num_bytes` bytes. Raises `EOFError` when the object ends before them."""
+        while num_bytes:
+            num_bytes -= len(self._take(num_bytes))
+
+    def _take(self, num_bytes_max: int) -> memoryview:
+        if not self._block:
+            # An empty view would keep the used-up block alive while the next one arrives.
+            self._block = memoryview(b"")
+            self._block = memoryview(self._next_range())
+        taken = self._block[:num_bytes_max]
+        self._block = self._block[num_bytes_max:]
+        return taken
+
+    def _next_range(self) -> bytes:
+        self._read_ahead()
+        if not self._pending:
+            raise EOFError
+        oldest = self._pending.popleft()
+        self._read_ahead()
+        return oldest.result()
+
+    def _read_ahead(self) -> None:
+        while len(self._pending) < self._ranges_in_flight and self._next_start < self._shard.size_bytes:
+            end = min(self._next_start + self._range_bytes, self._shard.size_bytes)
+            self._pending.append(self._executor.submit(self._read_range, self._next_start, end))
+            self._next_start = end
+
+    def _read_range(self, start: int, end: int) -> bytes:
+        data = self._store.read_range(self._shard.uri, start, end, etag=self._shard.etag)
+        if len(data) != end - start:
+            raise StoreUnavailableError(
+                f"{self._shard.uri}: a read of bytes {start} to {end} gave {len(data)} bytes instead of "
+                f"{end - start}; trying again may help"
+            )
+        return data

@@ -1,0 +1,242 @@
+"""From what a person gives as input to the exact list of shards."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from braceexpand import braceexpand
+from fsspec.utils import glob_translate
+
+from pipeline.config import check_uri
+from pipeline.errors import ConfigError, ObjectMissingError, RefusedError
+from pipeline.storage import Store, is_remote, join, normal_uri
+from pipeline.types import ObjectInfo, Shard
+
+LIST_BYTES_MAX = 1 << 30
+"""Of one `@list` file."""
+
+ENTRIES_MAX = 10_000_000
+"""URIs that one input may stand for: a slip in a brace must not fill the memory."""
+
+_STATS_MAX = 16
+"""Above so many named files of one folder, the folder is listed once instead."""
+
+_STATS_IN_FLIGHT = 16
+_ALL_TARS = "**/*.tar"
+_MAGIC = re.compile(r"[*?\[]")
+_INT_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
+
+StoreAt = Callable[[str], Store]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The shards found and the URIs that were named one by one and are not there, both in URI order."""
+
+    shards: tuple[Shard, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """A glob below a folder; `given` is how the person wrote it."""
+
+    folder: str
+    pattern: str
+    given: str
+
+
+def list_shards(inputs: Sequence[str], open: Callable[[str], Store]) -> Listing:  # noqa: A002
+    """The shards that `inputs` name, each once; `open` gives the store of a URI, opened once (`Stores`).
+
+    An input is a file; a glob (`*`, `?`, `[..]` within one name, `**` as a whole name for any depth); braces
+    (`{000..127}`, `{a,b}`), also with globs in them; a folder, for all `*.tar` below it; or `@list.txt`, a
+    file of plain URIs, one a line, relative ones from its own folder, blank lines and `#` comments skipped.
+    Globs find a name that begins with a dot only where they spell the dot, folders never. Local paths become
+    absolute (from the working folder) and lose their `file://`, so that a file has one shard id.
+    The requests grow with the folders, not with the shards.
+
+    Raises `RefusedError` for a glob, folder or list without a shard and for two shards of one id,
+    `ConfigError` for an input that cannot be understood, and the store's own errors.
+    """
+    named: dict[str, str] = {}
+    searches: list[_Search] = []
+    for given, literal in _expanded(inputs, open):
+        if _MAGIC.search(given) and not literal:
+            searches.append(_glob(given))
+        elif given.endswith("/") or (is_remote(given) and given.count("/") == 2):
+            searches.append(_Search(normal_uri(given.rstrip("/") or "/"), _ALL_TARS, given))
+        else:
+            named[normal_uri(given)] = given
+    found = _find_named(named, open)
+    missing = []
+    for uri in named.keys() - found.keys():
+        if not uri.endswith(".tar") and _is_folder(uri, open):
+            searches.append(_Search(uri, _ALL_TARS, named[uri]))
+        else:
+            missing.append(uri)
+    found.update(_find_matching(searches, open))
+    shards = tuple(Shard(info.uri, info.size_bytes, info.etag) for _, info in sorted(found.items()))
+    _refuse_equal_ids(shards)
+    return Listing(shards, tuple(sorted(missing)))
+
+
+def _expanded(inputs: Sequence[str], store_at: StoreAt) -> Iterator[tuple[str, bool]]:
+    """Each URI that the inputs stand for, and whether it is literal (from a list), so that `*` is a `*`."""
+    for given in inputs:
+        literal = given.startswith("@")
+        try:
+            if not given.removeprefix("@"):
+                raise ValueError("it names nothing")
+            check_uri(given.removeprefix("@"))
+            uris = _list_lines(given.removeprefix("@"), store_at) if literal else _unbraced(given)
+            for uri in uris:
+                check_uri(uri)
+                yield uri, literal
+        except ValueError as error:
+            raise ConfigError(f"input {given!r}: {error}") from error
+
+
+def _list_lines(given: str, store_at: StoreAt) -> list[str]:
+    uri = normal_uri(given)
+    try:
+        text = store_at(uri).read(uri, bytes_max=LIST_BYTES_MAX).decode("utf-8-sig")
+    except ObjectMissingError as error:
+        raise RefusedError(f"the list of shards @{given} is not there: {error}") from error
+    lines = [line.strip() for line in text.split("\n")]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if not lines:
+        raise RefusedError(f"the list of shards @{given} is empty; it holds one URI a line")
+    folder = uri.rpartition("/")[0]
+    return [line if line.startswith("/") or "://" in line else join(folder, line) for line in lines]
+
+
+def _unbraced(given: str) -> list[str]:
+    if "{" not in given:
+        return [given]
+    # Checked ahead, since braceexpand holds every number of a range at once.
+    for first, last, step in _INT_RANGE.findall(given):
+        _check_entries(abs(int(last) - int(first)) // max(int(step or 1), 1) + 1)
+    uris = list(islice(braceexpand(given), ENTRIES_MAX + 1))
+    _check_entries(len(uris))
+    return uris
+
+
+def _check_entries(num_entries: int) -> None:
+    if num_entries > ENTRIES_MAX:
+        raise ValueError(f"it stands for {num_entries} names or more; at most {ENTRIES_MAX} are allowed")
+
+
+def _glob(given: str) -> _Search:
+    magic = _MAGIC.search(given)
+    assert magic is not None
+    literal, slash, last = given[: magic.start()].rpartition("/")
+    if is_remote(given) and literal.count("/") < 2:
+        raise ConfigError(f"input {given!r}: a bucket's name cannot be a glob; give s3://bucket/...")
+    folder = normal_uri((literal or slash) or ".")
+    pattern = last + given[magic.start() :]
+    return _Search(folder, pattern + _ALL_TARS if pattern.endswith("/") else pattern, given)
+
+
+def _find_named(named: Mapping[str, str], store_at: StoreAt) -> dict[str, ObjectInfo]:
+    by_folder: defaultdict[str, set[str]] = defaultdict(set)
+    for uri in named:
+        by_folder[uri.rpartition("/")[0]].add(uri)
+    found: list[ObjectInfo] = []
+    few: list[str] = []
+    for folder, uris in by_folder.items():
+        if len(uris) <= _STATS_MAX:
+            few += uris
+        else:
+            found += _pick(uris, folder or "/", store_at)
+    with ThreadPoolExecutor(_STATS_IN_FLIGHT) as pool:
+        found += filter(None, pool.map(_stat_or_none, few, map(store_at, few)))
+    return {info.uri: info for info in found}
+
+
+def _pick(uris: set[str], folder: str, store_at: StoreAt) -> Iterator[ObjectInfo]:
+    """Those of `uris` that are in the folder; stops listing once past the last of them."""
+    last = max(uris)
+    try:
+        for info in store_at(folder).list(folder):
+            if info.uri in uris:
+                yield info
+            if info.uri >= last:
+                return
+    except ObjectMissingError:  # no such bucket: all of them are missing
+        return
+
+
+def _stat_or_none(uri: str, store: Store) -> ObjectInfo | None:
+    try:
+        return store.stat(uri)
+    except ObjectMissingError:
+        return None
+
+
+def _is_folder(uri: str, store_at: StoreAt) -> bool:
+    try:
+        return next(store_at(uri).list(uri), None) is not None
+    except ObjectMissingError:
+        return False
+
+
+def _find_matching(searches: Sequence[_Search], store_at: StoreAt) -> dict[str, ObjectInfo]:
+    """What the searches find; a folder that several share is listed once."""
+    by_folder: defaultdict[str, list[_Search]] = defaultdict(list)
+    for search in searches:
+        by_folder[search.folder].append(search)
+    found: dict[str, ObjectInfo] = {}
+    for folder, together in by_folder.items():
+        found.update(_match(folder, together, store_at(folder)))
+    return found
+
+
+def _match(folder: str, searches: Sequence[_Search], store: Store) -> dict[str, ObjectInfo]:
+    matchers = [(search, _matcher(search)) for search in searches]
+    fruitless = set(searches)
+    found: dict[str, ObjectInfo] = {}
+    try:
+        for info in store.list(folder):
+            name = info.uri.removeprefix(folder.rstrip("/") + "/")
+            for search, matches in matchers:
+                if matches(name):
+                    found[info.uri] = info
+                    fruitless.discard(search)
+    except ObjectMissingError as error:
+        raise RefusedError(f"input {searches[0].given!r}: {error}") from error
+    for search in searches:
+        if search in fruitless:
+            raise RefusedError(
+                f"input {search.given!r} matches nothing: no object {search.pattern!r} was found below "
+                f"{folder}; check the path and that it holds .tar shards"
+            )
+    return found
+
+
+def _matcher(search: _Search) -> Callable[[str], object]:
+    try:
+        match = re.compile(glob_translate(search.pattern)).match
+    except ValueError as error:
+        raise ConfigError(f"input {search.given!r}: {error}") from error
+    if "/." in f"/{search.pattern}":
+        return match
+    return lambda name: "/." not in f"/{name}" and match(name)
+
+
+def _refuse_equal_ids(shards: Sequence[Shard]) -> None:
+    seen: dict[str, str] = {}
+    for shard in shards:
+        try:
+            other = seen.setdefault(shard.shard_id, shard.uri)
+        except UnicodeEncodeError as error:
+            raise RefusedError(f"the name of {shard.uri!r} is not UTF-8; rename the file") from error
+        if other != shard.uri:
+            raise RefusedError(
+                f"{other} and {shard.uri} have one shard id ({shard.shard_id}); rename or leave out one of them"
+            )

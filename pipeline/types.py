@@ -1,0 +1,127 @@
+"""The values that flow between the stages; frozen, and without behaviour that touches the outside."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object of a store. `etag` is the store's own for S3, `<mtime ns>-<size>` (hex) for local files."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One input shard as it was listed."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+
+    @property
+    def shard_id(self) -> str:
+        """File stem + `-` + 8 hex of the SHA-256 of the URI: stable when the listing grows."""
+        stem = PurePosixPath(self.uri).name.removesuffix(".tar")
+        return f"{stem}-{hashlib.sha256(self.uri.encode()).hexdigest()[:8]}"
+
+
+class RejectReason(StrEnum):
+    """Why a sample (or a stray member) was put aside."""
+
+    NO_AUDIO = "no_audio"
+    AMBIGUOUS_AUDIO = "ambiguous_audio"
+    DUPLICATE_KEY = "duplicate_key"
+    BAD_NAME = "bad_name"
+    NOT_A_FILE = "not_a_file"
+    TOO_LARGE = "too_large"
+    UNREADABLE = "unreadable"
+    TRUNCATED = "truncated"
+    EMPTY = "empty"
+    NOT_FINITE = "not_finite"
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    ABSURD_HEADER = "absurd_header"
+    BAD_SIDECAR = "bad_sidecar"
+    DECODER_CRASHED = "decoder_crashed"
+    DECODER_TIMEOUT = "decoder_timeout"
+    DECODER_OUT_OF_MEMORY = "decoder_out_of_memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A sample put aside. `member` is the tar member at fault (or the audio), `num_bytes` its size."""
+
+    key: str
+    member: str
+    reason: RejectReason
+    detail: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One keyed group of tar members with exactly one audio member.
+
+    `key` is WebDataset's `__key__`; `audio_suffix` the lower-cased suffix of the audio member (`flac`,
+    `v1.wav`); `sidecars` maps the carried suffixes to their bytes.
+    """
+
+    key: str
+    audio_member: str
+    audio_suffix: str
+    audio: bytes
+    sidecars: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A decoded sample: mono float32 `waveform` [num_audio_samples] at the codec's rate."""
+
+    key: str
+    waveform: NDArray[np.float32]
+    source_sample_rate_hz: int
+    source_num_channels: int
+    sidecars: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a clip, in audio samples at the codec's rate; `num_frames = ceil(length / frame size)`."""
+
+    start: int
+    length: int
+    num_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One sample's tokens: `semantic` uint16 [F] or None, `acoustic` uint16 [K, F] or None."""
+
+    key: str
+    num_frames: int
+    num_audio_samples: int
+    source_sample_rate_hz: int
+    source_num_channels: int
+    segments: tuple[Segment, ...]
+    semantic: NDArray[np.uint16] | None
+    acoustic: NDArray[np.uint16] | None
+    sidecars: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One shard to do, as one attempt (a UUID in hex) at it."""
+
+    shard: Shard
+    attempt: str

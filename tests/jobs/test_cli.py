@@ -1,0 +1,229 @@
+"""The commands as a person meets them: a clear message of what, where and what to do, and the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.corpus import CLIPS, GOLDEN, committed_hashes, put_shards, speech_shards, tar_of, tokens_of
+
+FAST = [
+    "--executor=inline",
+    "--set=decoding.workers=1",
+    "--set=retry.attempts_max=2",
+    "--set=retry.backoff_s=0.01",
+    "--set=running.retry_backoff_s=0.01",
+    "--set=running.tick_s=0.05",
+]
+
+
+def voxmill(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def run(tmp_path, inputs, *flags: object, codec: object = "calibrated:", **environment: str):
+    done = voxmill(
+        "run", *(f"--input={one}" for one in inputs), f"--output={tmp_path}/out", f"--codec={codec}", *FAST, *flags,
+        "--json", **environment,
+    )  # fmt: skip
+    return done, json.loads(done.stdout) if done.stdout else None
+
+
+def test_help_of_every_command_names_the_exit_codes():
+    for command in ("demo", "pack", "plan", "run", "status", "verify", "doctor"):
+        done = voxmill(command, "--help")
+        assert done.returncode == 0
+        assert "3 interrupted" in done.stdout
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, jobs.cli; jobs.cli._parser().format_help(); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "ray", "numpy", "pyarrow", "pydantic", "rich", "yaml"} & set(eval(done.stdout))
+
+
+def test_a_corrupt_clip_costs_that_clip_and_is_named(tmp_path):
+    good, bad = CLIPS[0].read_bytes(), CLIPS[1].read_bytes()
+    inputs = put_shards(
+        str(tmp_path / "in"), {"a.tar": tar_of([("good.flac", good), ("cut.flac", bad[: len(bad) // 2]), ("no.txt", b"x")])}
+    )
+    done, report = run(tmp_path, inputs)
+    assert done.returncode == 0
+    assert report["counts"]["num_rows"] == 1
+    assert sum(report["counts"]["rejects"].values()) == 2
+    assert report["counts"]["rejects"]["no_audio"] == 1
+    assert "2 samples rejected" in done.stderr
+    assert set(tokens_of(f"{tmp_path}/out")) == {"good"}
+
+
+def test_a_corrupt_tar_fails_that_shard_and_the_rest_goes_on(tmp_path):
+    shards = speech_shards()
+    shards["speech-001.tar"] = shards["speech-001.tar"][:100_000]
+    inputs = put_shards(str(tmp_path / "in"), shards)
+    done, report = run(tmp_path, inputs)
+    assert done.returncode == 1
+    assert report["state"] == "incomplete"
+    ((uri, why),) = report["failed"].items()
+    assert uri.endswith("speech-001.tar")
+    assert "TarError" in why
+    assert "offset" in why
+    assert len(committed_hashes(f"{tmp_path}/out")) == 2
+    assert len(list((tmp_path / "out" / "failures").rglob("*.json"))) == 2, "a data error is tried twice"
+
+    again, report = run(tmp_path, inputs)
+    assert again.returncode == 1
+    assert "--retry-failed" in next(iter(report["failed"].values()))
+    put_shards(str(tmp_path / "in"), {"speech-001.tar": speech_shards()["speech-001.tar"]})
+    mended, report = run(tmp_path, inputs)
+    assert (mended.returncode, report["num_committed_now"]) == (0, 1), "a changed input is tried again by itself"
+
+
+def test_a_missing_object_is_named_and_the_rest_is_done(tmp_path):
+    inputs = put_shards(str(tmp_path / "in"), speech_shards())
+    done, report = run(tmp_path, [*inputs, f"{tmp_path}/in/speech-{{003..004}}.tar"])
+    assert done.returncode == 1
+    assert report["missing"] == [f"{tmp_path}/in/speech-003.tar", f"{tmp_path}/in/speech-004.tar"]
+    assert report["num_committed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "codec", "expected"),
+    [
+        ([], "nano-typo", ["nano-typo", "longcat"]),
+        ([], "hf://no/such", ["hf://no/such"]),
+        (["--set=batching.batchs=3"], "calibrated:", ["batching.batchs", "did you mean 'batch_s'"]),
+        (["--num-acoustic-codebooks=4"], "calibrated:", ["num_acoustic_codebooks", "has 3"]),
+        (["--precision=float16", "--set=batching.segment_s=31"], "calibrated:", ["segment_s", "at most 30"]),
+        (["--set=storage.profile=no-such-profile", "--input=s3://bucket/x.tar"], "calibrated:", ["ProfileNotFound", "storage.profile"]),
+        (["--input=pipe:cat /etc/passwd"], "calibrated:", ["pipe:"]),
+        (["--input=s3://key:secret@bucket/a.tar"], "calibrated:", ["credentials"]),
+    ],
+)
+def test_wrong_usage_is_refused_with_what_to_do(tmp_path, flags, codec, expected):
+    inputs = put_shards(str(tmp_path / "in"), speech_shards(10))
+    done, _ = run(tmp_path, inputs[:1], *flags, codec=codec, HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0")
+    assert done.returncode == 2, done.stderr
+    for part in expected:
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+    assert not (tmp_path / "out" / "commits").exists()
+
+
+def test_an_unwritable_output_is_refused(tmp_path):
+    inputs = put_shards(str(tmp_path / "in"), speech_shards(10))
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    done = voxmill("run", f"--input={inputs[0]}", f"--output={blocked}/out", "--codec=calibrated:", *FAST)
+    assert done.returncode == 2, done.stderr
+    assert str(blocked) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_status_and_plan_tell_the_truth(tmp_path):
+    inputs = put_shards(str(tmp_path / "in"), speech_shards())
+    flags = [f"--input={tmp_path}/in/", f"--output={tmp_path}/out", f"--codec={GOLDEN}"]
+    plan = json.loads(voxmill("plan", *flags, "--json").stdout)
+    assert (plan["num_shards"], plan["num_committed"], plan["num_codebooks"]) == (3, 0, 4)
+    assert plan["estimated_audio_s"] == pytest.approx(34.4, rel=0.1)
+    assert not (tmp_path / "out").exists(), "a plan writes nothing"
+    assert voxmill("status", f"{tmp_path}/out").returncode == 2
+    run(tmp_path, inputs, codec=GOLDEN)
+    status = json.loads(voxmill("status", f"{tmp_path}/out", "--json").stdout)
+    assert (status["num_commits"], status["last"]["state"]) == (3, "complete")
+    assert json.loads(voxmill("plan", *flags, "--json").stdout)["num_committed"] == 3
+
+
+def test_verify_finds_what_was_done_to_the_objects(tmp_path):
+    inputs = put_shards(str(tmp_path / "in"), speech_shards())
+    run(tmp_path, inputs)
+    assert voxmill("verify", tmp_path / "out").returncode == 0
+    flipped, cut, gone = sorted((tmp_path / "out" / "tokens").glob("*.parquet"))
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 2] ^= 1
+    flipped.write_bytes(bytes(content))
+    cut.write_bytes(cut.read_bytes()[:-1])
+    gone.unlink()
+    done = voxmill("verify", tmp_path / "out", "--json")
+    assert done.returncode == 1
+    first, second, third = json.loads(done.stdout)["faults"]
+    assert "sha256" in first
+    assert "bytes, its commit says" in second
+    assert gone.name in third
+
+
+def wait_for(condition, process, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def start_slow_run(tmp_path, *flags: str) -> subprocess.Popen[str]:
+    """A run of ten shards of one clip, one batch of a second each."""
+    put_shards(str(tmp_path / "in"), speech_shards(10))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", "run", f"--input={tmp_path}/in/", f"--output={tmp_path}/out", *FAST,
+         "--codec=calibrated:cost_s=1", *flags],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    commits = tmp_path / "out" / "commits"
+    wait_for(lambda: commits.exists() and any(commits.glob("*.json")), process)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_what_is_under_way_and_leaves_a_resumable_place(tmp_path, number):
+    process = start_slow_run(tmp_path)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert "Ctrl-C again stops now" in err
+    assert "the same command again does the rest" in out
+    done = len(committed_hashes(f"{tmp_path}/out"))
+    assert 1 <= done < 10
+    resumed, report = run(tmp_path, [f"{tmp_path}/in/"])
+    assert (resumed.returncode, report["num_committed_now"]) == (0, 10 - done)
+    assert len(tokens_of(f"{tmp_path}/out")) == len(CLIPS)
+
+
+def test_a_second_ctrl_c_stops_now(tmp_path):
+    process = start_slow_run(tmp_path, "--codec=calibrated:cost_s=5", "--set=running.drain_s=80")
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: "Ctrl-C again" in process.stderr.readline(), process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 3
+
+
+@pytest.mark.timeout(200)
+def test_two_drivers_at_once_make_one_commit_a_shard_and_both_tell_the_truth(tmp_path):
+    inputs = put_shards(str(tmp_path / "in"), speech_shards(5))
+    command = [sys.executable, "-m", "jobs.cli", "run", *(f"--input={one}" for one in inputs), f"--output={tmp_path}/out",
+               "--codec=calibrated:cost_s=0.3", *FAST, "--json"]  # fmt: skip
+    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    reports = []
+    for process in pair:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        reports.append(json.loads(out))
+    assert [report["state"] for report in reports] == ["complete", "complete"]
+    assert all(report["num_committed"] == 5 for report in reports)
+    assert len(committed_hashes(f"{tmp_path}/out")) == 5
+    assert len(tokens_of(f"{tmp_path}/out")) == len(CLIPS)
+    assert Path(tmp_path / "out" / "job.json").exists()
