@@ -30,7 +30,7 @@ clean:  ## what the targets left behind; .venv stays
 # A venv that is already there is kept and brought up to date. pip is asked for, not python, since a venv whose
 # making broke off has python alone. The stamp comes last, so an install that failed is done again. -qq: errors only.
 $(INSTALLED): pyproject.toml constraints.txt
-	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "installing voxmill into $(VENV): 1 to 3 minutes and 2 GB the first time"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

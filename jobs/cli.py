@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3
@@ -179,7 +180,8 @@ def _add_run(commands: Any) -> None:
         from jobs.options import config_of
         from jobs.run import run_job
 
-        report = run_job(config_of(arguments), plain=arguments.plain or arguments.json)
+        with redirect_stdout(sys.stderr):  # Ray prints there when a node dies; stdout is for the report alone
+            report = run_job(config_of(arguments), plain=arguments.plain or arguments.json)
         _emit(report, arguments.json)
         return report.exit_code
 

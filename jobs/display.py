@@ -74,8 +74,8 @@ class PlainDisplay:
         self._last_s = -math.inf
 
     def update(self, view: RunView, now_s: float) -> None:
-        """Print when the last line is old enough."""
-        if now_s - self._last_s >= PLAIN_EVERY_S:
+        """Print when the last line is old enough; nothing before the first replica is up."""
+        if view.num_replicas and now_s - self._last_s >= PLAIN_EVERY_S:
             self._last_s = now_s
             self.say(summary(view, now_s))
 

@@ -85,7 +85,10 @@ class Driver:
             self._executor.close()
             self._interrupts.drains(False)
         interrupted = self._interrupts.count > 0 and not self._ledger.finished
-        report = finish(self._job, dict(self._why_not()), interrupted=interrupted, view=self._view)
+        wall_s = self._clock() - self._view.started_s
+        report = finish(
+            self._job, dict(self._why_not()), interrupted=interrupted, view=self._view, wall_s=wall_s
+        )
         self._put_status(report.state)
         return report
 

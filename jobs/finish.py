@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.display import hours
+from jobs.display import duration, hours
 from jobs.prepare import OpenJob
 from jobs.view import RunView
 from pipeline.layout import TOKEN_FOLDERS, parse_token_path
@@ -32,6 +32,8 @@ class RunReport:
     unfinished: tuple[str, ...]
     counts: Counts
     unsafe_store: bool
+    wall_s: float
+    audio_s_now: float
 
     @property
     def exit_code(self) -> int:
@@ -47,6 +49,12 @@ class RunReport:
             f"{counts.num_rows} rows, {counts.num_frames} frames, {hours(counts.audio_s)} of audio; "
             f"{counts.num_rejected} samples rejected {counts.rejects or ''}".rstrip(),
         ]
+        if self.num_committed_now:
+            rate = self.audio_s_now / self.wall_s
+            lines.append(
+                f"this run: {hours(self.audio_s_now)} of audio in {duration(self.wall_s)}, {rate:.1f}x real time "
+                "with the start of the replicas"
+            )
         if self.unsafe_store:
             lines.append("WARNING: unsafe store: put-if-absent is not enforced; two drivers may both have committed")
         lines += [f"missing: {uri}: no such object; put it there and run again" for uri in self.missing[:LINES_MAX]]
@@ -72,10 +80,14 @@ class RunReport:
             "unfinished": list(self.unfinished),
             "counts": self.counts.model_dump(),
             "unsafe_store": self.unsafe_store,
+            "wall_s": round(self.wall_s, 3),
+            "audio_s_now": round(self.audio_s_now, 3),
         }
 
 
-def finish(job: OpenJob, failed_now: Mapping[Shard, str], *, interrupted: bool, view: RunView) -> RunReport:
+def finish(
+    job: OpenJob, failed_now: Mapping[Shard, str], *, interrupted: bool, view: RunView, wall_s: float
+) -> RunReport:
     """Fold the commits once more, write the manifest, and clean up when all is committed."""
     manifest = fold_commits(job.store, job.place, job.setup.fingerprint, known=job.manifest)
     write_manifest(job.store, job.place, manifest)
@@ -105,6 +117,8 @@ def finish(job: OpenJob, failed_now: Mapping[Shard, str], *, interrupted: bool, 
         unfinished=tuple(unfinished),
         counts=manifest.counts,
         unsafe_store=job.unsafe_store,
+        wall_s=wall_s,
+        audio_s_now=view.audio_s_committed,
     )
 
 

@@ -20,9 +20,10 @@ from typing import IO, Any
 
 import soundfile
 
-from jobs.pack_source import AUDIO_SUFFIXES, Entry, Source, dotted, has_audio_suffix, open_source
+from jobs.pack_source import Entry, Source, dotted, has_audio_suffix, open_source
 from pipeline.config import check_uri
 from pipeline.errors import ConfigError, DataError, InfraError, RefusedError
+from pipeline.reader import AUDIO_EXTENSIONS
 from pipeline.storage import Store, join, normal_uri
 from pipeline.types import ObjectInfo
 
@@ -142,7 +143,7 @@ def _check_audio(entries: Sequence[Entry]) -> None:
 
 def _audio_fault(path: str) -> str | None:
     if not has_audio_suffix(path):
-        return f"has an ending that readers of shards do not take for audio; they take {dotted(AUDIO_SUFFIXES)}"
+        return f"has an ending that readers of shards do not take for audio; they take {dotted(AUDIO_EXTENSIONS)}"
     if not Path(path).is_file():
         return "is not a file" if Path(path).exists() else "is missing"
     try:

@@ -16,13 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from pipeline.errors import DataError, RefusedError
+from pipeline.reader import AUDIO_EXTENSIONS
 from pipeline.storage import is_remote
 from pipeline.storage_local import local_path
-
-AUDIO_SUFFIXES = frozenset(
-    {"aif", "aifc", "aiff", "au", "caf", "flac", "mp3", "oga", "ogg", "opus", "rf64", "snd", "sph", "w64", "wav"}
-)
-"""Endings (lower case) of files that are packed: what libsndfile reads and tells the format by itself."""
 
 MANIFEST_SUFFIXES = frozenset({"json", "jsonl", "ndjson"})
 LINE_BYTES_MAX = 16 << 20
@@ -91,7 +87,7 @@ class FolderSource:
             entries += [Entry(webdataset_key(parent / name, folder), str(parent / name)) for name in audio]
         if not entries:
             raise DataError(
-                f"{folder} has no audio files among {self.num_skipped} others; looked for {dotted(AUDIO_SUFFIXES)}"
+                f"{folder} has no audio files among {self.num_skipped} others; looked for {dotted(AUDIO_EXTENSIONS)}"
             )
         self.entries = _in_key_order(entries)
 
@@ -131,8 +127,8 @@ class ManifestSource:
 
 
 def has_audio_suffix(name: str) -> bool:
-    """Whether the ending is one of `AUDIO_SUFFIXES`, in any case."""
-    return PurePosixPath(name).suffix.lower().removeprefix(".") in AUDIO_SUFFIXES
+    """Whether the reader of shards takes a file for audio by its ending, in any case."""
+    return PurePosixPath(name).suffix.lower().removeprefix(".") in AUDIO_EXTENSIONS
 
 
 def dotted(suffixes: Iterable[str]) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import soundfile
 
 from codec.longcat.config import PUBLISHED
-from codec.registry import codec_info
 from jobs.display import hours
 from pipeline.config import JobConfig, ReadingConfig
 from pipeline.errors import ConfigError, DataError
@@ -111,6 +110,8 @@ def _sizes(config: JobConfig) -> tuple[float, int, bool]:
         frame_rate_hz = PUBLISHED.sample_rate_hz / PUBLISHED.frame_size
         num_acoustic = PUBLISHED.acoustic.num_codebooks
     else:
+        from codec.registry import codec_info  # imports torch
+
         info = codec_info(config.codec)
         frame_rate_hz, num_acoustic = info.frame_rate_hz, len(info.acoustic_cardinalities)
     return frame_rate_hz, (config.num_acoustic_codebooks or num_acoustic) * wants_acoustic, remote

@@ -11,7 +11,8 @@ from codec.base import CodecInfo
 from codec.registry import codec_info
 from jobs.replica import ReplicaSetup, checkpoint_options
 from pipeline.config import Device, JobConfig, fingerprint, fingerprint_parts
-from pipeline.errors import ConfigError, DataError, ObjectMissingError, OtherJobError, RefusedError, UnsafeStoreError
+from pipeline.errors import ConfigError, DataError, OtherJobError, RefusedError, UnsafeStoreError
+from pipeline.job import claim_job
 from pipeline.layout import OutputPlace
 from pipeline.manifest import Manifest, fold_commits
 from pipeline.records import RECORD_BYTES_MAX, FailureRecord, JobRecord
@@ -122,30 +123,8 @@ def _claim(config: JobConfig, store: Store, place: OutputPlace, info: CodecInfo,
             "num_acoustic_codebooks": setup.num_acoustic_codebooks,
         },
     )
-    if store.put_if_absent(place.job, record.to_bytes()):
-        return setup
-    standing = read_job(store, place)
-    if standing.fingerprint != setup.fingerprint:
-        raise OtherJobError(_difference(place, standing.parts, parts))
+    claim_job(store, place, record)
     return setup
-
-
-def read_job(store: Store, place: OutputPlace) -> JobRecord:
-    """The job of an output place. Raises `RefusedError` when there is none."""
-    try:
-        return JobRecord.from_bytes(store.read(place.job, bytes_max=RECORD_BYTES_MAX), place.job)
-    except ObjectMissingError:
-        raise RefusedError(f"{place.base} holds no voxmill job: {place.job} is not there; check the place") from None
-
-
-def _difference(place: OutputPlace, theirs: dict[str, object], ours: dict[str, object]) -> str:
-    names = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]
-    lines = [f"  {name}: there {theirs.get(name)!r}, here {ours.get(name)!r}" for name in names]
-    return (
-        f"{place.base} holds another job; what decides the tokens differs in:\n"
-        + "\n".join(lines)
-        + "\nuse the same settings, or another output place"
-    )
 
 
 def _check_fingerprints(manifest: Manifest) -> None:

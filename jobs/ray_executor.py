@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from math import floor
 from typing import Any
 from uuid import uuid4
@@ -22,7 +24,7 @@ from jobs.executor import Alive, Ended, Event, ReplicaDown, ReplicaUp
 from jobs.replica import Failure, Replica, ReplicaSetup
 from pipeline.commit import Committed
 from pipeline.config import Device, JobConfig
-from pipeline.errors import ReplicaLostError
+from pipeline.errors import RefusedError, ReplicaLostError
 from pipeline.types import Task
 
 LOCAL_OBJECT_STORE_BYTES = 128 << 20
@@ -36,12 +38,13 @@ class ReplicaActor:
         self._replica: Replica | None = None
 
     def start(self, setup: ReplicaSetup) -> str | Failure:
-        """Load the codec; returns where the replica is."""
+        """Load the codec; returns where the replica is: host, process, and the GPUs that it may use."""
         try:
             self._replica = Replica(setup)
         except Exception as error:  # the border of the replica: the driver decides by the failure's kind
             return Failure.of(error)
-        return f"{platform.node()} pid {os.getpid()}"
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # Ray gives each actor its share
+        return f"{platform.node()} pid {os.getpid()}" + (f", GPU {gpus}" if gpus else "")
 
     def process(self, task: Task) -> Committed | Failure:
         """Do one shard."""
@@ -209,13 +212,24 @@ class RayExecutor:
 
 
 def _connect(config: JobConfig) -> None:
+    """Join the cluster that is named, or start a Ray of our own. Raises `RefusedError`, and `ConnectionError`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
     if address and address != "local":
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        return
-    # Without this a Ray of our own would listen on all interfaces of the host.
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    else:
+        _start_ray(config)
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself, and the run would no longer drain
+
+
+def _start_ray(config: JobConfig) -> None:
+    host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    if not ip_address(host).is_loopback:
+        raise RefusedError(
+            f"a Ray of our own would listen on {host}: Ray was imported before voxmill could ask it for loopback; "
+            "set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 in the environment, or call ray.init yourself before the run"
+        )
     cpus = float(os.cpu_count() or 1)
     if config.replicas != "auto":
         cpus = max(cpus, config.replicas * config.ray.cpus_per_replica)  # asked for by number: all get a place

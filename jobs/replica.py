@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from codec.base import CheckpointError, CodecInfo
 from codec.registry import load_codec
+from jobs.heap import steady_heap
 from pipeline.commit import Committed
 from pipeline.config import FORMAT_VERSION, Device, JobConfig
 from pipeline.decoder import DecoderPool
@@ -81,7 +83,9 @@ class Replica:
 
     def __init__(self, setup: ReplicaSetup) -> None:
         config = setup.config
+        steady_heap()
         torch.set_num_threads(config.cpu_threads)
+        pa.array([0])  # pyarrow looks for pandas now, and takes 50 MB if it is there: at the start, not amid a shard
         codec = load_codec(
             config.codec,
             device=setup.device,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from jobs.display import open_display
 from jobs.driver import Driver
 from jobs.executor import Executor, InlineExecutor
@@ -32,6 +34,8 @@ def make_executor(config: JobConfig) -> Executor:
     """The executor that the config names; Ray is imported only when it is meant."""
     if config.executor == "inline":
         return InlineExecutor()
+    # Ray reads this when it is imported; without it a Ray of our own would listen on all interfaces of the host.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from jobs.ray_executor import RayExecutor
 
     return RayExecutor(config)

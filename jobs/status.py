@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.display import duration, hours
-from jobs.prepare import read_job
 from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import ObjectMissingError
+from pipeline.job import read_job
 from pipeline.layout import OutputPlace, parse_commit_path
 from pipeline.records import RECORD_BYTES_MAX, JobRecord, StatusRecord
 from pipeline.storage import Store, Stores, normal_uri

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.prepare import read_job
 from jobs.verify_tokens import TokenRules, check_shard
 from pipeline.commit import find_commit
 from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import DataError, RefusedError
+from pipeline.job import read_job
 from pipeline.layout import OutputPlace, parse_commit_path, parse_token_path
 from pipeline.records import CommitRecord
 from pipeline.storage import Store, Stores, normal_uri

@@ -70,6 +70,16 @@ class _UnseekingFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ha
         return False
 
 
+class _Source(io.BytesIO):
+    """The file's bytes; like a file of the system's, it stays where it is when told to seek before its start."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
 def decode_audio(
     audio: bytes, sample_rate_hz: int, limits: ClipLimits, write: Callable[[NDArray[np.float32]], object]
 ) -> DecodedAudio:
@@ -79,7 +89,7 @@ def decode_audio(
     """
     if not audio:
         raise AudioRejectedError(RejectReason.EMPTY, "the file has 0 bytes")
-    source = io.BytesIO(with_sound_header(audio))
+    source = _Source(with_sound_header(audio))
     with _opened(source) as sound:
         _check_header(sound, audio, sample_rate_hz, limits)
         resampler = Resampler(sound.samplerate, sample_rate_hz, sound.channels)

@@ -57,8 +57,8 @@ class RetryConfig(_Group):
 class ReadingConfig(_Group):
     """Reading of shards."""
 
-    range_bytes: int = Field(8 << 20, ge=1 << 16, le=1 << 30, description="size of one ranged read")
-    ranges_in_flight: int = Field(3, ge=1, le=64, description="ranged reads under way at once, a shard")
+    range_bytes: int = Field(4 << 20, ge=1 << 16, le=1 << 30, description="size of one ranged read")
+    ranges_in_flight: int = Field(4, ge=1, le=64, description="ranged reads under way at once, a shard")
     sample_bytes_max: int = Field(1 << 30, ge=1 << 10, json_schema_extra=TOKENS)
     samples_max: int = Field(1_000_000, ge=1, json_schema_extra=TOKENS)
     duplicate_keys: Literal["reject", "fail"] = Field("reject", json_schema_extra=TOKENS)
@@ -92,7 +92,7 @@ class BatchingConfig(_Group):
     batch_s: float = Field(60.0, gt=0, description="padded seconds of one batch", json_schema_extra=TOKENS)
     batch_size_max: int = Field(64, ge=1, json_schema_extra=TOKENS)
     window_s: float = Field(
-        600.0, gt=0, description="seconds of clips sorted by length at once", json_schema_extra=TOKENS
+        300.0, gt=0, description="seconds of clips sorted by length at once", json_schema_extra=TOKENS
     )
     segment_s: float = Field(
         30.0, gt=0, description="longest segment of a long clip", json_schema_extra=TOKENS

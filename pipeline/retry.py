@@ -56,8 +56,7 @@ class Retry:
                 self._sleep(wait_s)
 
     def _wait_s(self, tries: int) -> float:
-        # The exponent is capped: 2.0 ** 1024 overflows, and backoff_s_max is reached long before.
-        bound_s = min(self._config.backoff_s_max, self._config.backoff_s * 2.0 ** min(tries - 1, 64))
+        bound_s = min(self._config.backoff_s_max, self._config.backoff_s * 2.0 ** (tries - 1))
         return self._rng.uniform(0.0, bound_s)
 
 

@@ -95,9 +95,7 @@ def _expanded(inputs: Sequence[str], store_at: StoreAt) -> Iterator[tuple[str, b
                 raise ValueError("it names nothing")
             check_uri(given.removeprefix("@"))
             uris = _list_lines(given.removeprefix("@"), store_at) if literal else _unbraced(given)
-            for uri in uris:
-                check_uri(uri)
-                yield uri, literal
+            yield from ((uri, literal) for uri in uris)
         except ValueError as error:
             raise ConfigError(f"input {given!r}: {error}") from error
 
@@ -112,6 +110,8 @@ def _list_lines(given: str, store_at: StoreAt) -> list[str]:
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise RefusedError(f"the list of shards @{given} is empty; it holds one URI a line")
+    for line in lines:
+        check_uri(line)
     folder = uri.rpartition("/")[0]
     return [line if line.startswith("/") or "://" in line else join(folder, line) for line in lines]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-from pipeline.config import RetryConfig, StorageConfig
+from pipeline.config import RetryConfig, StorageConfig, check_uri
 from pipeline.errors import ConfigError, ObjectMissingError, RefusedError, UnsafeStoreError
 from pipeline.retry import Retry
 from pipeline.storage_local import LocalStore, local_path
@@ -101,7 +101,14 @@ def is_remote(uri: str) -> bool:
 
 
 def normal_uri(uri: str) -> str:
-    """`uri` as the stores write it: a plain absolute path for local files, `s3://bucket/key` as it is."""
+    """`uri` as the stores write it: a plain absolute path for local files, `s3://bucket/key` as it is.
+
+    Raises `ConfigError` when it is in no kind of store known here, or carries credentials.
+    """
+    try:
+        check_uri(uri)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     return uri if is_remote(uri) else str(local_path(uri))
 
 

@@ -37,6 +37,7 @@ TEMPORARY_PREFIX = ".tmp-"
 
 _COPY_BYTES = 1 << 20
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+_IN_THE_WAY = {*_MISSING, errno.EEXIST}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -262,7 +263,7 @@ def _translated(operation: str, path: Path) -> Iterator[None]:
             raise StoreDeniedError(f"{what}; give this user the right to it, or choose another place") from error
         if error.errno in _MISSING and operation in ("read", "stat"):
             raise ObjectMissingError(what) from error
-        if error.errno in _MISSING:
+        if error.errno in _IN_THE_WAY:
             raise StoreDeniedError(f"{what}; a file stands where a folder must, or the reverse") from error
         if error.errno == errno.ENAMETOOLONG:
             raise RefusedError(f"{what}; shorten the shard's name or the output's path") from error

@@ -59,12 +59,16 @@ def s3_options(storage: StorageConfig) -> dict[str, Any]:
 
 
 class S3Store:
-    """Objects of S3. Implements `pipeline.storage.Store`; ETags stand without their quotes."""
+    """Objects of S3. Implements `pipeline.storage.Store`; ETags stand without their quotes.
+
+    The policy is the only one that tries again, but for aiohttp: when a connection breaks before an answer it
+    sends all requests but POST once more (RFC 9112, 9.3.1). So a put-if-absent may find its own object.
+    """
 
     def __init__(self, storage: StorageConfig, retry: Retry) -> None:
         self._retry = retry
         self._part_bytes = storage.part_bytes
-        self._endpoint = storage.endpoint_url or "the default endpoint"
+        self._endpoint = "its endpoint"  # until a client has checked that its URL holds no credential
         # Instances are not shared, since s3fs keys its cache without the environment's credentials.
         self._fs = S3FileSystem(
             **s3_options(storage),
@@ -73,7 +77,6 @@ class S3Store:
                 "connect_timeout": storage.connect_timeout_s,
                 "read_timeout": storage.read_timeout_s,
                 "max_pool_connections": storage.connections_max,
-                # One try: the policy above this class is the only one that repeats.
                 "retries": {"mode": "standard", "total_max_attempts": 1},
                 # Uploads carry a SHA-256 of our own; botocore's default, a trailing CRC, is refused by
                 # many stores that are not AWS.
@@ -267,8 +270,10 @@ class S3Store:
     async def _client(self) -> Any:  # botocore makes its clients' classes at run time
         try:
             client = await self._fs.set_session()
-        except ValueError as error:
-            raise ConfigError(f"the S3 endpoint or region is not valid: {error}") from error
+        except ValueError:
+            raise ConfigError(
+                "the S3 endpoint is not a valid URL; check storage.endpoint_url and AWS_ENDPOINT_URL"
+            ) from None  # botocore's message shows the URL, which may hold a password
         endpoint = client.meta.endpoint_url
         if "@" in urlsplit(endpoint).netloc:
             raise ConfigError(

@@ -20,10 +20,15 @@ def moto_server() -> Iterator[servers.S3Server]:
 @pytest.fixture
 def bucket(moto_server: servers.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URI (`s3://name`) of a fresh bucket, with the environment set for it."""
-    for name, value in moto_server.environment().items():
+    return fresh_bucket(moto_server, monkeypatch)
+
+
+def fresh_bucket(server: servers.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a fresh bucket on a moto server; `monkeypatch` says how long the environment is set for it."""
+    for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
     name = f"bucket-{uuid4().hex}"
-    servers.make_bucket(moto_server, name)
+    servers.make_bucket(server, name)
     return f"s3://{name}"

@@ -88,7 +88,9 @@ def tokens_of(output: str) -> Tokens:
     parts: dict[str, dict[str, np.ndarray]] = {}
     for info in store.list(output):
         path = place.path(info.uri)
-        content = store.read(info.uri, bytes_max=1 << 30) if path.startswith(("tokens", "semantic", "acoustic")) else b""
+        content = (
+            store.read(info.uri, bytes_max=1 << 30) if path.startswith(("tokens", "semantic", "acoustic")) else b""
+        )
         if path.startswith("tokens/"):
             for row in pq.read_table(io.BytesIO(content)).to_pylist():
                 assert row["key"] not in found, f"{row['key']} stands twice"

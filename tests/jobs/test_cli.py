@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from jobs.cli import main
+from tests import servers
 from tests.corpus import CLIPS, GOLDEN, committed_hashes, put_shards, speech_shards, tar_of, tokens_of
+
+
+
+class Done(NamedTuple):
+    """What a command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
 
 FAST = [
     "--executor=inline",
@@ -24,15 +38,17 @@ FAST = [
 ]
 
 
-def voxmill(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env={**os.environ, **environment},
-        check=False,
-    )
+def voxmill(*arguments: object, **environment: str) -> Done:
+    """A command in this process, which has everything imported."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        try:
+            code = main(list(map(str, arguments)))
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 def run(tmp_path, inputs, *flags: object, codec: object = "calibrated:", **environment: str):
@@ -132,6 +148,31 @@ def test_an_unwritable_output_is_refused(tmp_path):
     assert done.returncode == 2, done.stderr
     assert str(blocked) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_credential_is_refused_without_telling_it(tmp_path):
+    """And a store that ignores put-if-absent is refused, until its risk is taken by name."""
+    (tmp_path / "served" / "speech").mkdir(parents=True)
+    for name, content in speech_shards(10).items():
+        (tmp_path / "served" / "speech" / name).write_bytes(content)
+    with servers.rclone_server(tmp_path / "served") as server:
+        right = server.environment()
+        wrong = right | {"AWS_SECRET_ACCESS_KEY": "hunter2-not-the-secret"}
+        flags = ["run", "--input=s3://speech/speech-00*.tar", "--output=s3://speech/out", "--codec=calibrated:", *FAST]
+        for command in (flags, ["status", "s3://speech/out"], ["verify", "s3://speech/out"]):
+            done = voxmill(*command, **wrong)
+            assert done.returncode == 2, done.stderr
+            assert "StoreDeniedError" in done.stderr
+            assert "credentials" in done.stderr
+            assert "Traceback" not in done.stderr
+            assert "hunter2" not in done.stdout + done.stderr
+        refused = voxmill(*flags, **right)
+        assert refused.returncode == 2, refused.stderr
+        assert "--allow-unsafe-store" in refused.stderr
+        taken = voxmill(*flags, "--allow-unsafe-store", **right)
+        assert taken.returncode == 0, taken.stderr
+        assert "WARNING: unsafe store" in taken.stderr + taken.stdout
+        assert "unsafe store" in voxmill("status", "s3://speech/out", **right).stdout
 
 
 def test_status_and_plan_tell_the_truth(tmp_path):

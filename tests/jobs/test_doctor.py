@@ -137,7 +137,7 @@ def test_offline_without_a_cache_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_made_is_a_warning(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
+    (tmp_path / "file").touch(mode=0o777)
     assert "not writable" in hub_check({"HF_HOME": str(tmp_path / "file" / "below")}).found
 
 

@@ -16,9 +16,12 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from jobs import pack as pack_module
 from jobs.pack import PackReport, pack
-from pipeline.config import RetryConfig, StorageConfig
+from pipeline.config import ReadingConfig, RetryConfig, StorageConfig
 from pipeline.errors import ConfigError, DataError, InfraError, RefusedError
+from pipeline.ranges import RangeStream
+from pipeline.reader import AUDIO_EXTENSIONS, read_samples
 from pipeline.storage import Store, open_store
+from pipeline.types import Reject, Sample, Shard
 
 HUMAN_SPEECH = Path(__file__).parents[1] / "data" / "pocketsphinx"
 
@@ -35,7 +38,9 @@ def packed(source: Path, output: Path, **options: Any) -> PackReport:
 def write_audio(path: Path, num_audio_samples: int = 160, value: float = 0.1) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix[1:].upper()
-    file_format = {"AIF": "AIFF", "AIFC": "AIFF", "OGA": "OGG", "SND": "AU", "SPH": "NIST"}.get(suffix, suffix)
+    file_format = {"AIF": "AIFF", "AIFC": "AIFF", "OGA": "OGG", "SND": "AU", "SPH": "NIST", "WAVE": "WAV"}.get(
+        suffix, suffix
+    )
     subtype = "OPUS" if suffix == "OPUS" else None
     soundfile.write(
         path, np.full(num_audio_samples, value, np.float32), 16000, subtype, format=file_format.replace("OPUS", "OGG")
@@ -56,6 +61,16 @@ def samples(report: PackReport) -> list[dict[str, Any]]:
         with Path(shard.uri).open("rb") as file:
             found += group_by_keys(tar_file_expander([{"url": shard.uri, "stream": file}]))
     return [{name: value for name, value in sample.items() if name != "__url__"} for sample in found]
+
+
+def own_samples(report: PackReport) -> list[Sample | Reject]:
+    """What voxmill's own reader makes of the shards."""
+    found: list[Sample | Reject] = []
+    config = ReadingConfig()
+    for shard in report.shards:
+        with RangeStream(store_of(shard.uri), Shard(shard.uri, shard.size_bytes, shard.etag), config) as stream:
+            found += read_samples(stream, shard.size_bytes, config, carry=("txt", "json"))
+    return found
 
 
 def members(report: PackReport) -> Iterator[tarfile.TarInfo]:
@@ -79,6 +94,7 @@ def test_human_speech_manifest_is_read_back_by_webdataset(tmp_path: Path) -> Non
         assert sample["flac"] == (HUMAN_SPEECH / line["audio_filepath"]).read_bytes()
         assert sample["txt"].decode() == line["text"]
         assert json.loads(sample["json"]) == {"duration": line["duration"]}
+    assert [sample.key for sample in own_samples(report) if isinstance(sample, Sample)] == [s["__key__"] for s in found]
 
 
 def test_the_report_tells_the_same_to_people_and_programs(tmp_path: Path) -> None:
@@ -129,7 +145,7 @@ def test_folder_takes_texts_beside_the_audio_and_counts_what_it_leaves(tmp_path:
     assert (report.num_samples, report.num_texts, report.num_skipped) == (3, 1, 4)
 
 
-@pytest.mark.parametrize("suffix", sorted(pack_module.AUDIO_SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(AUDIO_EXTENSIONS))
 def test_every_audio_ending_is_packed_as_it_is(tmp_path: Path, suffix: str) -> None:
     content = write_audio(tmp_path / "in" / f"clip.{suffix}", num_audio_samples=16000).read_bytes()
     assert samples(packed(tmp_path / "in", tmp_path / "out")) == [{"__key__": "clip", suffix: content}]
@@ -150,6 +166,8 @@ def test_names_become_keys_that_webdataset_reads_whole(tmp_path: Path, name: str
     write_audio(tmp_path / "in" / name).with_suffix(".txt").write_text("text")
     report = packed(tmp_path / "in", tmp_path / "out")
     assert [sample["__key__"] for sample in samples(report)] == [key]
+    audio = (tmp_path / "in" / name).read_bytes()
+    assert own_samples(report) == [Sample(key, f"{key}.wav", "wav", audio, {"txt": b"text"})]
     assert [member.name for member in members(report)] == [f"{key}.wav", f"{key}.txt"]
 
 

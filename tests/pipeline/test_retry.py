@@ -121,10 +121,3 @@ def test_calls_do_not_share_their_counts(clock: FakeClock) -> None:
     retry = policy(clock, attempts_max=3)
     calls: list[Callable[[], str]] = [Scripted(*unavailable(2)), Scripted(*unavailable(2))]
     assert [retry.call(call) for call in calls] == ["done", "done"]
-
-
-def test_many_tries_do_not_overflow(clock: FakeClock) -> None:
-    call = Scripted(*unavailable(99))
-    retry = policy(clock, TopOfRange(), attempts_max=100, backoff_s=60.0, backoff_s_max=600.0, total_s_max=86400.0)
-    assert retry.call(call) == "done"
-    assert max(clock.sleeps_s) == 600.0

@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError, RefusedError
 from pipeline.shards import Listing, list_shards
 from pipeline.storage import Store, Stores, join
 from pipeline.types import ObjectInfo, Shard
+from tests.conftest import fresh_bucket
 
 FILES = (
     "train/a-000.tar",
@@ -31,24 +32,24 @@ FILES = (
 )
 
 
-@pytest.fixture(params=["local", "s3"])
-def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+STORES = Stores(StorageConfig(), RetryConfig(attempts_max=1))
+
+
+@pytest.fixture(scope="module", params=["local", "s3"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A place in each kind of store that holds `FILES`, each with its name as content; `empty.tar` is empty."""
-    place = str(tmp_path) if request.param == "local" else str(request.getfixturevalue("bucket"))
-    store = stores()(place)
-    for name in FILES:
-        store.put(join(place, name), b"" if name == "empty.tar" else name.encode())
-    return place
-
-
-def stores() -> Stores:
-    return Stores(StorageConfig(), RetryConfig(attempts_max=1))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if request.param == "local":
+            place = str(tmp_path_factory.mktemp("shards"))
+        else:
+            place = fresh_bucket(request.getfixturevalue("moto_server"), monkeypatch)
+        for name in FILES:
+            STORES(place).put(join(place, name), b"" if name == "empty.tar" else name.encode())
+        yield place
 
 
 def listed(base: str, *inputs: str) -> Listing:
-    return list_shards(
-        [f"@{join(base, name[1:])}" if name[0] == "@" else join(base, name) for name in inputs], stores()
-    )
+    return list_shards([f"@{join(base, name[1:])}" if name[0] == "@" else join(base, name) for name in inputs], STORES)
 
 
 def found(base: str, *inputs: str) -> list[str]:
@@ -95,7 +96,7 @@ def test_what_an_input_stands_for(base: str, given: str, expected: list[str]) ->
 def test_shards_carry_size_and_etag_as_stat_tells_them(base: str) -> None:
     for given in ("train/a-000.tar", "train/", "train/a-{000..001}.tar"):
         for shard in listed(base, given).shards:
-            info = stores()(base).stat(shard.uri)
+            info = STORES(base).stat(shard.uri)
             assert (shard.size_bytes, shard.etag) == (info.size_bytes, info.etag)
             assert shard.size_bytes > 0
 
@@ -114,14 +115,14 @@ def test_named_entries_that_are_not_there_are_missing_by_name(base: str) -> None
 
 @pytest.mark.parametrize("given", ["train/*.wav", "nothing/", "train/b/deep/**/x-*.tar", "{train,nothing}/*.tar"])
 def test_a_search_without_a_find_is_refused_by_name(base: str, given: str) -> None:
-    with pytest.raises(RefusedError, match="matches nothing: no object .* was found below") as caught:
+    with pytest.raises(RefusedError, match=r"matches nothing: no object .* was found below") as caught:
         listed(base, given)
     assert base in str(caught.value)
 
 
 def test_a_list_file(base: str) -> None:
     lines = ["\ufeff# a comment", "", "a-000.tar  ", "b/b-000.tar", join(base, "dev/d[1].tar"), "a-009.tar", "b/deep/"]
-    stores()(base).put(join(base, "train/list.txt"), "\r\n".join(lines).encode())
+    STORES(base).put(join(base, "train/list.txt"), "\r\n".join(lines).encode())
     listing = listed(base, "@train/list.txt")
     names = ["dev/d[1].tar", "train/a-000.tar", "train/b/b-000.tar", "train/b/deep/c.tar"]
     assert [shard.uri for shard in listing.shards] == [join(base, name) for name in names]
@@ -139,8 +140,10 @@ def test_a_list_file(base: str) -> None:
     ],
 )
 def test_a_bad_list_file_is_refused(base: str, content: bytes | None, error: type[Exception], words: str) -> None:
-    if content is not None:
-        stores()(base).put(join(base, "list.txt"), content)
+    if content is None:
+        STORES(base).delete(join(base, "list.txt"))
+    else:
+        STORES(base).put(join(base, "list.txt"), content)
     with pytest.raises(error, match=words) as caught:
         listed(base, "@list.txt")
     assert "list.txt" in str(caught.value)
@@ -160,22 +163,22 @@ def test_a_bad_list_file_is_refused(base: str, content: bytes | None, error: typ
 )
 def test_an_input_that_cannot_be_understood_is_refused(given: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
-        list_shards([given], stores())
+        list_shards([given], STORES)
     assert "input" in str(caught.value)
 
 
 def test_a_missing_bucket(bucket: str) -> None:
     gone = bucket + "-gone"
-    assert list_shards([f"{gone}/a.tar", f"{gone}/x-{{00..40}}.tar"], stores()).missing[:1] == (f"{gone}/a.tar",)
+    assert list_shards([f"{gone}/a.tar", f"{gone}/x-{{00..40}}.tar"], STORES).missing[:1] == (f"{gone}/a.tar",)
     for given in (f"{gone}/", gone, f"{gone}/*.tar"):
         with pytest.raises(RefusedError, match="NoSuchBucket"):
-            list_shards([given], stores())
+            list_shards([given], STORES)
 
 
 def test_a_whole_bucket(bucket: str) -> None:
-    stores()(bucket).put(f"{bucket}/a.tar", b"a")
+    STORES(bucket).put(f"{bucket}/a.tar", b"a")
     for given in (bucket, f"{bucket}/", f"{bucket}/*", f"{bucket}/**"):
-        assert [shard.uri for shard in list_shards([given], stores()).shards] == [f"{bucket}/a.tar"]
+        assert [shard.uri for shard in list_shards([given], STORES).shards] == [f"{bucket}/a.tar"]
 
 
 def test_local_shards_have_one_id_however_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,14 +187,14 @@ def test_local_shards_have_one_id_however_they_are_written(tmp_path: Path, monke
     (folder / "a.tar").write_bytes(b"a")
     monkeypatch.chdir(folder)
     for given in ("a.tar", "./sub/../a.tar", (folder / "a.tar").as_uri(), "*.tar", "?.tar", ".", "./", "{a,}.tar"):
-        shards_found = list_shards([given], stores()).shards
+        shards_found = list_shards([given], STORES).shards
         assert [shard.uri for shard in shards_found] == [str(folder / "a.tar")], given
 
 
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "\udcff.tar").write_bytes(b"a")
     with pytest.raises(RefusedError, match="is not UTF-8; rename the file"):
-        list_shards([str(tmp_path)], stores())
+        list_shards([str(tmp_path)], STORES)
 
 
 def test_two_shards_of_one_id_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +202,7 @@ def test_two_shards_of_one_id_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / name).write_bytes(b"")
     monkeypatch.setattr(Shard, "shard_id", "same-0123")
     with pytest.raises(RefusedError, match=r"a\.tar and .*b\.tar have one shard id"):
-        list_shards([str(tmp_path)], stores())
+        list_shards([str(tmp_path)], STORES)
 
 
 class CountingStore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,9 +27,14 @@ from pipeline.storage_local import LocalStore
 TRIES = 3
 
 
+def local_store() -> LocalStore:
+    """A store that tries `TRIES` times without waiting in between."""
+    return LocalStore(Retry(RetryConfig(attempts_max=TRIES), sleep=lambda _: None))
+
+
 @pytest.fixture
 def store() -> LocalStore:
-    return LocalStore(Retry(RetryConfig(attempts_max=TRIES), sleep=lambda _: None))
+    return local_store()
 
 
 def failing(call: Callable[..., object], number: int, times: int) -> Callable[..., object]:
@@ -72,32 +78,47 @@ def test_a_passing_fault_of_the_disk_is_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("number", "error", "words"),
+    ("number", "expected"),
     [
-        (errno.ENOSPC, StoreUnavailableError, r"ENOSPC.*free some space.*after 3 tries"),
-        (errno.EDQUOT, StoreUnavailableError, r"EDQUOT.*free some space"),
-        (errno.EIO, StoreUnavailableError, r"EIO.*after 3 tries"),
-        (errno.EACCES, StoreDeniedError, r"EACCES.*give this user the right"),
-        (errno.EROFS, StoreDeniedError, r"EROFS.*choose another place"),
+        (errno.ENOSPC, (StoreUnavailableError, r"ENOSPC.*free some space.*after 3 tries")),
+        (errno.EDQUOT, (StoreUnavailableError, r"EDQUOT.*free some space")),
+        (errno.EIO, (StoreUnavailableError, r"EIO.*after 3 tries")),
+        (errno.EACCES, (StoreDeniedError, r"EACCES.*give this user the right")),
+        (errno.EROFS, (StoreDeniedError, r"EROFS.*choose another place")),
     ],
 )
 @pytest.mark.parametrize("operation", ["put", "put_if_absent", "put_file"])
 def test_a_write_that_fails_leaves_the_old_object_and_no_rest(
-    store: LocalStore,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     operation: str,
     number: int,
-    error: type[VoxmillError],
-    words: str,
+    expected: tuple[type[VoxmillError], str],
 ) -> None:
     (tmp_path / "a").write_bytes(b"old")
     monkeypatch.setattr(os, "fsync", failing(os.fsync, number, TRIES))
+    error, words = expected
     with pytest.raises(error, match=words) as caught:
-        getattr(store, operation)(str(tmp_path / "a"), tmp_path / "a" if operation == "put_file" else b"new")
+        getattr(local_store(), operation)(str(tmp_path / "a"), tmp_path / "a" if operation == "put_file" else b"new")
     assert str(tmp_path / "a") in str(caught.value)
     assert (tmp_path / "a").read_bytes() == b"old"
     assert names(tmp_path) == ["a"]
+
+
+def test_a_copy_tried_again_begins_at_the_beginning(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").write_bytes(b"0123456789")
+    monkeypatch.setattr(os, "fsync", failing(os.fsync, errno.EIO, 1))
+    store.put_file(str(tmp_path / "a"), tmp_path / "source")
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+
+
+def test_a_copy_that_falls_short_is_told(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").write_bytes(b"0123456789")
+    monkeypatch.setattr(shutil, "copyfileobj", lambda source, target, _: target.write(source.read(4)))
+    with pytest.raises(StoreUnavailableError, match="has 4 bytes after writing 10"):
+        store.put_file(str(tmp_path / "a"), tmp_path / "source")
 
 
 def test_an_unwritable_output_is_told_by_the_probe(
@@ -113,7 +134,7 @@ def test_a_file_system_without_links_is_refused(
     store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(os, "link", failing(os.link, number, 1))
-    with pytest.raises(UnsafeStoreError, match="makes no hard links.*choose an output on another file system"):
+    with pytest.raises(UnsafeStoreError, match=r"makes no hard links.*choose an output on another file system"):
         probe_put_if_absent(store, str(tmp_path))
     assert names(tmp_path) == []
 

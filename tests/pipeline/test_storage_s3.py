@@ -340,11 +340,20 @@ def test_two_configs_share_nothing() -> None:
     assert (len(one.requests), len(other.requests)) == (1, 1)
 
 
-@pytest.mark.parametrize("endpoint", ["http://user:password@127.0.0.1:1", "no url"])
-def test_an_endpoint_that_cannot_be_is_refused(endpoint: str) -> None:
-    with pytest.raises(ConfigError, match="endpoint") as caught:
-        s3_store(endpoint).stat(URI)
-    assert "password" not in "".join(traceback.format_exception(caught.value))
+@pytest.mark.parametrize(
+    ("endpoint", "profile", "error"),
+    [
+        ("http://user:PW-VISIBLE@127.0.0.1:1", None, ConfigError),
+        ("http://user:PW-VISIBLE@no host", None, ConfigError),
+        ("http://user:PW-VISIBLE@127.0.0.1:1", "no-such-profile", StoreDeniedError),
+    ],
+)
+def test_an_endpoint_with_a_password_is_refused_without_it(
+    endpoint: str, profile: str | None, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="endpoint") as caught:
+        s3_store(endpoint, profile=profile).stat(URI)
+    assert "PW-VISIBLE" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///key", "/path"])
