@@ -152,7 +152,9 @@ def _add_pack(commands: Any) -> None:
         _emit(report, arguments.json)
         return 0
 
-    parser = _command(commands, "pack", run, "pack a folder of audio files, or a JSONL manifest, into WebDataset shards")
+    parser = _command(
+        commands, "pack", run, "pack a folder of audio files, or a JSONL manifest, into WebDataset shards"
+    )
     parser.add_argument("source", help="a folder, or a manifest.jsonl with audio_filepath, text, ...")
     parser.add_argument("output", help="folder or s3:// URI for the shards")
     parser.add_argument("--shard-mb", type=int, default=500, metavar="MB", help="about so large (default: %(default)s)")
@@ -170,7 +172,9 @@ def _add_plan(commands: Any) -> None:
         _emit(plan(config_of(arguments)), arguments.json)
         return 0
 
-    parser = _command(commands, "plan", run, "tell shards, bytes, estimated hours, tokens and output size; writes nothing")
+    parser = _command(
+        commands, "plan", run, "tell shards, bytes, estimated hours, tokens and output size; writes nothing"
+    )
     _add_job_flags(parser)
     parser.add_argument("--json", action="store_true")
 
@@ -187,9 +191,15 @@ def _add_run(commands: Any) -> None:
 
     parser = _command(commands, "run", run, "tokenize; run again to resume")
     _add_job_flags(parser)
-    parser.add_argument("--redo-changed", action="store_true", default=None, help="redo inputs changed since their commit")
-    parser.add_argument("--retry-failed", action="store_true", default=None, help="take shards that were given up again")
-    parser.add_argument("--allow-unsafe-store", action="store_true", default=None, help="accept a store without put-if-absent")
+    parser.add_argument(
+        "--redo-changed", action="store_true", default=None, help="redo inputs changed since their commit"
+    )
+    parser.add_argument(
+        "--retry-failed", action="store_true", default=None, help="take shards that were given up again"
+    )
+    parser.add_argument(
+        "--allow-unsafe-store", action="store_true", default=None, help="accept a store without put-if-absent"
+    )
     parser.add_argument("--plain", action="store_true", help="plain progress lines on a terminal too")
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
 

@@ -1,4 +1,4 @@
-"""`voxmill demo`: ten clips of human speech, packed, tokenized on a local Ray, verified; then how to read the tokens."""
+"""`voxmill demo`: ten clips of human speech, packed, tokenized on a local Ray, verified; and how to read the tokens."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from jobs.replica import Failure
 from jobs.view import RunView
 from pipeline.commit import Committed
 from pipeline.errors import FailureKind, InfraError, RefusedError, ReplicaLostError
-from pipeline.ledger import Ledger, Lease, ShardState
+from pipeline.ledger import Ledger, ShardState
 from pipeline.manifest import ManifestRow, write_manifest
 from pipeline.records import FailureRecord, InputRecord, State, StatusRecord
 from pipeline.types import Shard, Task
@@ -86,9 +86,7 @@ class Driver:
             self._interrupts.drains(False)
         interrupted = self._interrupts.count > 0 and not self._ledger.finished
         wall_s = self._clock() - self._view.started_s
-        report = finish(
-            self._job, dict(self._why_not()), interrupted=interrupted, view=self._view, wall_s=wall_s
-        )
+        report = finish(self._job, dict(self._why_not()), interrupted=interrupted, view=self._view, wall_s=wall_s)
         self._put_status(report.state)
         return report
 
@@ -207,9 +205,10 @@ class Driver:
             final=final,
         )
         place = self._job.place
-        self._try("the failure record", lambda: self._job.store.put(
-            place.failure(task.shard.shard_id, task.attempt), record.to_bytes()
-        ))
+        self._try(
+            "the failure record",
+            lambda: self._job.store.put(place.failure(task.shard.shard_id, task.attempt), record.to_bytes()),
+        )
 
     def _lose(self, name: str, why: str, now_s: float) -> None:
         """A replica is gone: its attempts end, and their shards are tried again."""

@@ -30,7 +30,7 @@ class Interrupts:
         """From now on the first signal only counts, because somebody looks at `count`."""
         self._drains = yes
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
         if self.count > 1 or not self._drains:
             raise KeyboardInterrupt

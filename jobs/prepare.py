@@ -1,4 +1,4 @@
-"""Open a job: from a config to what is left to do. Everything that can be refused is refused here, before work starts."""
+"""Open a job: from a config to what is left to do. What can be refused is refused here, before work starts."""
 
 from __future__ import annotations
 

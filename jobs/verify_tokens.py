@@ -164,7 +164,10 @@ def _parquet_rows(file: IO[bytes], rules: TokenRules) -> Iterator[_Row]:
     metadata = parquet.schema_arrow.metadata or {}
     if metadata.get(b"voxmill.fingerprint") != rules.fingerprint.encode():
         raise ValueError("the file's own fingerprint is not the job's")
-    columns = {"semantic": ["semantic"], "acoustic": [f"acoustic_{k}" for k in range(len(rules.acoustic_cardinalities))]}
+    columns = {
+        "semantic": ["semantic"],
+        "acoustic": [f"acoustic_{k}" for k in range(len(rules.acoustic_cardinalities))],
+    }
     for batch in parquet.iter_batches(batch_size=256):
         fixed = batch.select(["key", "num_frames", "num_audio_samples", "segments"]).to_pylist()
         for index, row in enumerate(fixed):

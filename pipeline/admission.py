@@ -35,10 +35,6 @@ def _checked(sample: Sample) -> Sample | Reject:
             try:
                 content.decode()
             except UnicodeDecodeError as error:
-                detail = (
-                    f"sidecar {suffix!r} is not UTF-8 at byte {error.start}; convert it, or do not carry it"
-                )
-                return Reject(
-                    sample.key, f"{sample.key}.{suffix}", RejectReason.BAD_SIDECAR, detail, len(content)
-                )
+                detail = f"sidecar {suffix!r} is not UTF-8 at byte {error.start}; convert it, or do not carry it"
+                return Reject(sample.key, f"{sample.key}.{suffix}", RejectReason.BAD_SIDECAR, detail, len(content))
     return sample

@@ -40,9 +40,7 @@ class Window:
     batches: tuple[tuple[Piece, ...], ...]
 
 
-def windows(
-    clips: Iterable[Clip], config: BatchingConfig, *, sample_rate_hz: int, frame_size: int
-) -> Iterator[Window]:
+def windows(clips: Iterable[Clip], config: BatchingConfig, *, sample_rate_hz: int, frame_size: int) -> Iterator[Window]:
     """Cut clips into segments, gather them in windows, and plan each window's batches."""
     gathered: list[CutClip] = []
     gathered_s = 0.0

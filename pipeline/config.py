@@ -34,13 +34,12 @@ class _Group(BaseModel):
 class StorageConfig(_Group):
     """How stores are spoken to. Secrets never stand here: they come from the environment or the profile."""
 
-    endpoint_url: str | None = Field(
-        None, description="S3 endpoint; default: AWS_ENDPOINT_URL, then AWS's own"
-    )
+    endpoint_url: str | None = Field(None, description="S3 endpoint; default: AWS_ENDPOINT_URL, then AWS's own")
     profile: str | None = Field(None, description="profile of ~/.aws; default: AWS_PROFILE")
     anonymous: bool = Field(False, description="sign no request: for public buckets")
     connect_timeout_s: float = Field(10.0, gt=0, le=600)
-    read_timeout_s: float = Field(60.0, gt=0, le=3600)
+    read_timeout_s: float = Field(60.0, gt=0, le=3600, description="between two bytes of an answer")
+    request_s_max: float = Field(300.0, gt=0, le=3600, description="for one request as a whole")
     connections_max: int = Field(32, ge=1, le=1024)
     part_bytes: int = Field(16 << 20, ge=5 << 20, le=1 << 30, description="part size of a multipart upload")
 
@@ -94,9 +93,7 @@ class BatchingConfig(_Group):
     window_s: float = Field(
         300.0, gt=0, description="seconds of clips sorted by length at once", json_schema_extra=TOKENS
     )
-    segment_s: float = Field(
-        30.0, gt=0, description="longest segment of a long clip", json_schema_extra=TOKENS
-    )
+    segment_s: float = Field(30.0, gt=0, description="longest segment of a long clip", json_schema_extra=TOKENS)
     segment_search_s: float = Field(
         5.0, ge=0, description="a cut is sought this far before the segment's end", json_schema_extra=TOKENS
     )
@@ -113,30 +110,20 @@ class WritingConfig(_Group):
 class RunningConfig(_Group):
     """How a run goes about its shards: patience, leases, tries."""
 
-    shards_in_flight: int = Field(
-        2, ge=1, le=8, description="shards a replica holds: one encoding, others near it"
-    )
+    shards_in_flight: int = Field(2, ge=1, le=8, description="shards a replica holds: one encoding, others near it")
     heartbeat_s: float = Field(5.0, gt=0, le=3600, description="between two askings of a replica for a sign of life")
     lease_s: float = Field(120.0, gt=0, le=86400, description="without a sign of life a lease ends")
-    stall_s: float = Field(
-        900.0, gt=0, le=86400, description="a shard without progress: its replica is replaced"
-    )
+    stall_s: float = Field(900.0, gt=0, le=86400, description="a shard without progress: its replica is replaced")
     data_attempts_max: int = Field(2, ge=1, le=100)
     unknown_attempts_max: int = Field(3, ge=1, le=100)
     infra_attempts_max: int = Field(20, ge=1, le=10000)
-    replica_deaths_max: int = Field(
-        3, ge=1, le=100, description="a shard that killed so many replicas is failed"
-    )
+    replica_deaths_max: int = Field(3, ge=1, le=100, description="a shard that killed so many replicas is failed")
     retry_backoff_s: float = Field(1.0, gt=0, le=600)
     retry_backoff_s_max: float = Field(60.0, gt=0, le=3600)
-    drain_s: float = Field(
-        30.0, ge=0, le=86400, description="time for shards under way after the first Ctrl-C"
-    )
+    drain_s: float = Field(30.0, ge=0, le=86400, description="time for shards under way after the first Ctrl-C")
     tick_s: float = Field(0.5, gt=0, le=60)
     replica_start_s_max: float = Field(600.0, gt=0, le=86400, description="for a replica to load its codec")
-    replica_starts_max: int = Field(
-        5, ge=1, le=1000, description="starts in a row that may fail before the run stops"
-    )
+    replica_starts_max: int = Field(5, ge=1, le=1000, description="starts in a row that may fail before the run stops")
     status_every_s: float = Field(10.0, gt=0, le=3600)
     manifest_every_s: float = Field(600.0, gt=0, le=86400)
 
@@ -147,27 +134,19 @@ class RayConfig(_Group):
     address: str | None = Field(None, description="a cluster; default: RAY_ADDRESS, else a Ray of our own")
     cpus_per_replica: float = Field(1.0, ge=0, le=1024)
     gpus_per_replica: float | None = Field(None, ge=0, le=64, description="default: 1 on cuda, 0 on cpu")
-    resources: dict[str, float] = Field(
-        default_factory=dict, description="custom resources a replica asks for"
-    )
+    resources: dict[str, float] = Field(default_factory=dict, description="custom resources a replica asks for")
 
 
 class JobConfig(_Group):
     """A job: inputs, output and all settings."""
 
-    input: tuple[str, ...] = Field(
-        min_length=1, description="shards: URIs, globs, braces, folders, @list files"
-    )
+    input: tuple[str, ...] = Field(min_length=1, description="shards: URIs, globs, braces, folders, @list files")
     output: str = Field(min_length=1)
     codec: str = Field("longcat", json_schema_extra=TOKENS)
     streams: tuple[Stream, ...] = Field(("semantic", "acoustic"), min_length=1, json_schema_extra=TOKENS)
-    num_acoustic_codebooks: int | None = Field(
-        None, ge=1, description="default: all", json_schema_extra=TOKENS
-    )
+    num_acoustic_codebooks: int | None = Field(None, ge=1, description="default: all", json_schema_extra=TOKENS)
     format: Literal["parquet", "webdataset"] = Field("parquet", json_schema_extra=TOKENS)
-    carry: tuple[str, ...] = Field(
-        (), description="suffixes of sidecars to carry over", json_schema_extra=TOKENS
-    )
+    carry: tuple[str, ...] = Field((), description="suffixes of sidecars to carry over", json_schema_extra=TOKENS)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field("float32", json_schema_extra=TOKENS)
     cpu_threads: int = Field(1, ge=1, le=1024, description="of a replica's codec", json_schema_extra=TOKENS)
@@ -200,9 +179,7 @@ class JobConfig(_Group):
     @field_validator("carry")
     @classmethod
     def _carry_in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        taken = sorted(
-            set(value) & RESERVED_COLUMNS | {name for name in value if name.startswith("acoustic_")}
-        )
+        taken = sorted(set(value) & RESERVED_COLUMNS | {name for name in value if name.startswith("acoustic_")})
         if taken:
             raise ValueError(f"{taken} are names of token columns; carry other suffixes")
         bad = sorted(name for name in value if not re.fullmatch(r"[a-z0-9_.-]{1,64}", name))
@@ -276,13 +253,11 @@ def load_config(values: Mapping[str, Any]) -> JobConfig:
     try:
         return JobConfig.model_validate(dict(values))
     except ValidationError as error:
-        lines = [_explain(dict(fault), values) for fault in error.errors(include_url=False)]
-        raise ConfigError(
-            "the config has " + str(len(lines)) + " fault(s):\n  " + "\n  ".join(lines)
-        ) from None
+        lines = [_explain(dict(fault)) for fault in error.errors(include_url=False)]
+        raise ConfigError("the config has " + str(len(lines)) + " fault(s):\n  " + "\n  ".join(lines)) from None
 
 
-def _explain(fault: dict[str, Any], values: Mapping[str, Any]) -> str:
+def _explain(fault: dict[str, Any]) -> str:
     location = [str(part) for part in fault["loc"]]
     name = ".".join(location)
     if fault["type"] == "extra_forbidden":

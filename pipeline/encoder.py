@@ -101,9 +101,7 @@ class Encoder:
         wanted = [piece.num_frames for piece in batch]
         found = tokens.num_frames.tolist()
         if found != wanted:
-            raise CodecContractError(
-                f"codec {info.name} returned {found} frames for segments of {wanted} frames"
-            )
+            raise CodecContractError(f"codec {info.name} returned {found} frames for segments of {wanted} frames")
         shape = (len(batch), max(wanted))
         semantic = acoustic = None
         if self.semantic:
@@ -119,20 +117,14 @@ class Encoder:
             )
 
 
-def _padded(
-    clips: Sequence[CutClip], batch: Sequence[Piece], frame_size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(clips: Sequence[CutClip], batch: Sequence[Piece], frame_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Waveforms float32 [B, T] padded with zeros to the longest piece in whole frames, lengths int64 [B]."""
-    waveforms = np.zeros(
-        (len(batch), max(piece.num_frames for piece in batch) * frame_size), dtype=np.float32
-    )
+    waveforms = np.zeros((len(batch), max(piece.num_frames for piece in batch) * frame_size), dtype=np.float32)
     lengths = np.empty(len(batch), dtype=np.int64)
     for row, piece in enumerate(batch):
         cut_clip = clips[piece.clip_index]
         segment = cut_clip.segments[piece.segment_index]
-        waveforms[row, : segment.length] = cut_clip.clip.waveform[
-            segment.start : segment.start + segment.length
-        ]
+        waveforms[row, : segment.length] = cut_clip.clip.waveform[segment.start : segment.start + segment.length]
         lengths[row] = segment.length
     return torch.from_numpy(waveforms), torch.from_numpy(lengths)
 
@@ -149,14 +141,10 @@ def _ids(
     num_clips, num_frames = shape
     if ids.shape != (num_clips, len(cardinalities), num_frames):
         expected = (num_clips, len(cardinalities), num_frames)
-        raise CodecContractError(
-            f"codec {codec} returned {stream} tokens of shape {ids.shape}, expected {expected}"
-        )
+        raise CodecContractError(f"codec {codec} returned {stream} tokens of shape {ids.shape}, expected {expected}")
     limits = np.asarray(cardinalities)[None, :, None]
     if (ids < 0).any() or (ids >= limits).any():
-        raise CodecContractError(
-            f"codec {codec} returned a {stream} token outside 0..cardinality-1 of {cardinalities}"
-        )
+        raise CodecContractError(f"codec {codec} returned a {stream} token outside 0..cardinality-1 of {cardinalities}")
     return ids.astype(np.uint16)
 
 

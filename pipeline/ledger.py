@@ -159,10 +159,10 @@ class Ledger:
             entry.num_deaths += 1
             entry.why = why
             if entry.num_deaths >= self._config.replica_deaths_max:
-                entry.why = f"{entry.num_deaths} replicas died with this shard (running.replica_deaths_max); last: {why}"
-            self._again_or_fail(
-                entry, now_s, FailureKind.INFRA, entry.num_deaths >= self._config.replica_deaths_max
-            )
+                entry.why = (
+                    f"{entry.num_deaths} replicas died with this shard (running.replica_deaths_max); last: {why}"
+                )
+            self._again_or_fail(entry, now_s, FailureKind.INFRA, entry.num_deaths >= self._config.replica_deaths_max)
         return lost
 
     def give_back(self, now_s: float, attempt: str) -> None:

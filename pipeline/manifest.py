@@ -133,9 +133,7 @@ def _load(store: Store, place: OutputPlace, fingerprint: str) -> Manifest:
 def _flat(row: ManifestRow) -> dict[str, object]:
     record = row.record
     counts = record.counts.model_dump()
-    counts["rejects"] = [
-        {"reason": reason, "count": count} for reason, count in sorted(counts["rejects"].items())
-    ]
+    counts["rejects"] = [{"reason": reason, "count": count} for reason, count in sorted(counts["rejects"].items())]
     return {
         "shard_id": record.shard_id,
         "input_uri": record.input.uri,
@@ -157,9 +155,7 @@ def _rows(table: pa.Table) -> Iterator[ManifestRow]:
         record = CommitRecord(
             shard_id=flat["shard_id"],
             fingerprint=fingerprint,
-            input=InputRecord(
-                uri=flat["input_uri"], size_bytes=flat["input_size_bytes"], etag=flat["input_etag"]
-            ),
+            input=InputRecord(uri=flat["input_uri"], size_bytes=flat["input_size_bytes"], etag=flat["input_etag"]),
             attempt=flat["attempt"],
             objects=tuple(ObjectRecord(**item) for item in flat["objects"]),
             counts=Counts(**counts, rejects=rejects),

@@ -30,9 +30,7 @@ class _Record(BaseModel):
         try:
             version = json.loads(content).get("format_version")
         except (ValueError, AttributeError):
-            raise RefusedError(
-                f"{uri} is no {cls.__name__}: not a JSON object; was it written by voxmill?"
-            ) from None
+            raise RefusedError(f"{uri} is no {cls.__name__}: not a JSON object; was it written by voxmill?") from None
         if version != FORMAT_VERSION:
             raise OtherJobError(
                 f"{uri} has format version {version!r}, this voxmill reads {FORMAT_VERSION}; "

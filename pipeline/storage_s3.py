@@ -7,11 +7,12 @@ client one by one, since s3fs's own calls retry inside, cache listings, and turn
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Coroutine, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -68,6 +69,7 @@ class S3Store:
     def __init__(self, storage: StorageConfig, retry: Retry) -> None:
         self._retry = retry
         self._part_bytes = storage.part_bytes
+        self._request_s_max = storage.request_s_max
         self._endpoint = "its endpoint"  # until a client has checked that its URL holds no credential
         # Instances are not shared, since s3fs keys its cache without the environment's credentials.
         self._fs = S3FileSystem(
@@ -240,13 +242,15 @@ class S3Store:
     def _ask(self, operation: str, uri: str, request: Answer) -> Answer:
         """The answer to one request, made once."""
         with self._translated(operation, uri):
-            answer: Answer = sync(self._fs.loop, self._request, operation, request)
+            answer: Answer = sync(self._fs.loop, self._within_limit, self._request(operation, request))
             return answer
 
     def _fetch(self, uri: str, request: Answer, bytes_max: int) -> tuple[Answer, bytes | None]:
         """An object's answer and body; no body, and none read, when it is longer than `bytes_max`."""
         with self._translated("get_object", uri):
-            fetched: tuple[Answer, bytes | None] = sync(self._fs.loop, self._request_body, request, bytes_max)
+            fetched: tuple[Answer, bytes | None] = sync(
+                self._fs.loop, self._within_limit, self._request_body(request, bytes_max)
+            )
             return fetched
 
     @contextmanager
@@ -256,6 +260,10 @@ class S3Store:
         except STORE_ERRORS as error:
             # `from None`: a traceback would show what `translated` leaves out.
             raise translated(error, f"{operation} of {uri} at {self._endpoint}") from None
+
+    async def _within_limit(self, request: Coroutine[Any, Any, Any]) -> Any:
+        """The request's result, or `TimeoutError`: aiohttp waits without end for leave to send a body."""
+        return await asyncio.wait_for(request, self._request_s_max)
 
     async def _request_body(self, request: Answer, bytes_max: int) -> tuple[Answer, bytes | None]:
         answer = await self._request("get_object", request)

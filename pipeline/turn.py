@@ -1,4 +1,4 @@
-"""Whose turn it is on the device: the oldest shard's that has a batch ready, so the device never waits for one shard."""
+"""Whose turn it is on the device: the oldest shard that has a batch ready, so the device never waits for one shard."""
 
 from __future__ import annotations
 

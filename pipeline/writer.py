@@ -89,7 +89,7 @@ class Spool:
     def file(self, folder: str) -> io.BufferedRandom:
         """The one file that goes to this folder."""
         if folder not in self._files:
-            self._files[folder] = self._open.enter_context(TemporaryFile(prefix="voxmill-"))
+            self._files[folder] = self._open.enter_context(TemporaryFile(prefix="voxmill-"))  # noqa: SIM115 (the stack closes it)
         return self._files[folder]
 
     def finished(self) -> Iterator[SpooledFile]:
@@ -135,9 +135,7 @@ def parquet_schema(token_format: TokenFormat) -> pa.Schema:
     if token_format.semantic:
         fields.append(pa.field("semantic", ids))
     fields += [pa.field(f"acoustic_{k}", ids) for k in range(token_format.num_acoustic_codebooks)]
-    fields += [
-        pa.field(suffix, pa.string() if is_text(suffix) else pa.binary()) for suffix in token_format.carry
-    ]
+    fields += [pa.field(suffix, pa.string() if is_text(suffix) else pa.binary()) for suffix in token_format.carry]
     return pa.schema(fields, metadata=dict(token_format.metadata))
 
 
@@ -181,9 +179,7 @@ class ParquetTokenWriter(TokenWriter):
         if self._format.semantic:
             columns["semantic"] = _ids_column([row.semantic for row in rows])
         for k in range(self._format.num_acoustic_codebooks):
-            columns[f"acoustic_{k}"] = _ids_column(
-                [None if row.acoustic is None else row.acoustic[k] for row in rows]
-            )
+            columns[f"acoustic_{k}"] = _ids_column([None if row.acoustic is None else row.acoustic[k] for row in rows])
         for suffix in self._format.carry:
             columns[suffix] = [_sidecar(row, suffix) for row in rows]
         arrays = [
@@ -329,8 +325,4 @@ class RejectWriter:
 
 def open_token_writer(kind: str, spool: Spool, token_format: TokenFormat) -> TokenWriter:
     """The writer of a format (`parquet` or `webdataset`)."""
-    return (
-        ParquetTokenWriter(spool, token_format)
-        if kind == "parquet"
-        else WebDatasetTokenWriter(spool, token_format)
-    )
+    return ParquetTokenWriter(spool, token_format) if kind == "parquet" else WebDatasetTokenWriter(spool, token_format)

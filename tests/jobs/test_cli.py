@@ -19,7 +19,6 @@ from tests import servers
 from tests.corpus import CLIPS, GOLDEN, committed_hashes, put_shards, speech_shards, tar_of, tokens_of
 
 
-
 class Done(NamedTuple):
     """What a command left."""
 
@@ -75,7 +74,8 @@ def test_help_imports_nothing_heavy():
 def test_a_corrupt_clip_costs_that_clip_and_is_named(tmp_path):
     good, bad = CLIPS[0].read_bytes(), CLIPS[1].read_bytes()
     inputs = put_shards(
-        str(tmp_path / "in"), {"a.tar": tar_of([("good.flac", good), ("cut.flac", bad[: len(bad) // 2]), ("no.txt", b"x")])}
+        str(tmp_path / "in"),
+        {"a.tar": tar_of([("good.flac", good), ("cut.flac", bad[: len(bad) // 2]), ("no.txt", b"x")])},
     )
     done, report = run(tmp_path, inputs)
     assert done.returncode == 0
@@ -124,7 +124,11 @@ def test_a_missing_object_is_named_and_the_rest_is_done(tmp_path):
         (["--set=batching.batchs=3"], "calibrated:", ["batching.batchs", "did you mean 'batch_s'"]),
         (["--num-acoustic-codebooks=4"], "calibrated:", ["num_acoustic_codebooks", "has 3"]),
         (["--precision=float16", "--set=batching.segment_s=31"], "calibrated:", ["segment_s", "at most 30"]),
-        (["--set=storage.profile=no-such-profile", "--input=s3://bucket/x.tar"], "calibrated:", ["ProfileNotFound", "storage.profile"]),
+        (
+            ["--set=storage.profile=no-such-profile", "--input=s3://bucket/x.tar"],
+            "calibrated:",
+            ["ProfileNotFound", "storage.profile"],
+        ),
         (["--input=pipe:cat /etc/passwd"], "calibrated:", ["pipe:"]),
         (["--input=s3://key:secret@bucket/a.tar"], "calibrated:", ["credentials"]),
     ],
@@ -255,8 +259,8 @@ def test_a_second_ctrl_c_stops_now(tmp_path):
 @pytest.mark.timeout(200)
 def test_two_drivers_at_once_make_one_commit_a_shard_and_both_tell_the_truth(tmp_path):
     inputs = put_shards(str(tmp_path / "in"), speech_shards(5))
-    command = [sys.executable, "-m", "jobs.cli", "run", *(f"--input={one}" for one in inputs), f"--output={tmp_path}/out",
-               "--codec=calibrated:cost_s=0.3", *FAST, "--json"]  # fmt: skip
+    places = [*(f"--input={one}" for one in inputs), f"--output={tmp_path}/out"]
+    command = [sys.executable, "-m", "jobs.cli", "run", *places, "--codec=calibrated:cost_s=0.3", *FAST, "--json"]
     pair = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     reports = []
     for process in pair:

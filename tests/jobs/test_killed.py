@@ -88,6 +88,9 @@ def test_killed_after_any_call_to_the_store_the_same_command_completes(tmp_path)
                 kill_and_resume(runner, point)
 
         with ThreadPoolExecutor(2) as pool:
-            halves = [pool.submit(half, first, range(1, len(calls), 2)), pool.submit(half, second, range(2, len(calls), 2))]
+            halves = [
+                pool.submit(half, first, range(1, len(calls), 2)),
+                pool.submit(half, second, range(2, len(calls), 2)),
+            ]
             for one in halves:
                 one.result()

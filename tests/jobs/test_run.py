@@ -79,7 +79,10 @@ def test_the_tokens_are_those_of_each_clip_encoded_alone(reference):
 def test_both_formats_hold_the_same_tokens(tmp_path, reference):
     inputs = put_shards(str(tmp_path / "in"), speech_shards())
     output = str(tmp_path / "out")
-    assert run_job(load_config(settings(inputs, output, executor="inline", format="webdataset")), plain=True).exit_code == 0
+    assert (
+        run_job(load_config(settings(inputs, output, executor="inline", format="webdataset")), plain=True).exit_code
+        == 0
+    )
     assert tokens_of(output) == reference[0]
     checked = verify(output, StorageConfig(), RetryConfig())
     assert checked.lines()[1:] == []

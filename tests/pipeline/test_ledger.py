@@ -36,9 +36,7 @@ def test_largest_shards_are_leased_first():
     assert ledger.lease(0, "r", "a4") is None
 
 
-@pytest.mark.parametrize(
-    ("kind", "tries"), [(FailureKind.DATA, 2), (FailureKind.UNKNOWN, 3), (FailureKind.INFRA, 4)]
-)
+@pytest.mark.parametrize(("kind", "tries"), [(FailureKind.DATA, 2), (FailureKind.UNKNOWN, 3), (FailureKind.INFRA, 4)])
 def test_a_shard_is_failed_after_exactly_the_tries_of_its_kind(kind, tries):
     ledger, (shard,) = ledger_of(1)
     now_s = 0.0

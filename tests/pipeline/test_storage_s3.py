@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import socket
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,13 @@ def test_a_silent_server_is_a_fault_once_the_timeout_is_over() -> None:
     with ScriptedServer(Answer(stall=True), GOOD_RANGE) as server:
         assert s3_store(server.endpoint, read_timeout_s=0.3).read_range(URI, 0, 10, etag=None) == CONTENT
     assert len(server.requests) == 2
+
+
+def test_a_server_that_never_lets_a_body_be_sent_is_a_fault_once_the_limit_is_over() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:  # accepts connections, says nothing
+        store = s3_store(f"http://127.0.0.1:{silent.getsockname()[1]}", request_s_max=0.3)
+        with pytest.raises(StoreUnavailableError, match=f"put_object of {URI}.*Timeout.*after {TRIES} tries"):
+            store.put_if_absent(URI, b"record")
 
 
 def test_nobody_at_the_endpoint() -> None:

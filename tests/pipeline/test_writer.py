@@ -1,5 +1,6 @@
 """Token shards: both formats hold the same rows, the bytes are a function of the rows, memory is bounded."""
 
+import gc
 import hashlib
 import io
 import json
@@ -103,7 +104,8 @@ def test_row_groups_close_by_rows_and_by_frames(monkeypatch):
 
 def test_a_shard_of_rejects_alone_still_makes_a_readable_empty_token_shard():
     assert pq.read_table(io.BytesIO(written("parquet", rows=[])["tokens"])).num_rows == 0
-    assert tarfile.open(fileobj=io.BytesIO(written("webdataset", rows=[])["semantic"])).getnames() == []
+    with tarfile.open(fileobj=io.BytesIO(written("webdataset", rows=[])["semantic"])) as tar:
+        assert tar.getnames() == []
 
 
 def test_rejects_have_a_file_only_when_there_are_some():
@@ -120,6 +122,10 @@ def test_rejects_have_a_file_only_when_there_are_some():
 
 
 def test_a_failure_leaves_no_writer_open_behind():
-    with pytest.raises(RuntimeError, match="boom"), Spool() as spool:
+    def fail(spool: Spool) -> None:
         ParquetTokenWriter(spool, FORMAT).write(ROWS)
         raise RuntimeError("boom")
+
+    with Spool() as spool, pytest.raises(RuntimeError, match="boom"):
+        fail(spool)
+    gc.collect()
