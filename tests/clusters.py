@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -51,8 +51,8 @@ class Process:
     """A process that stays the same one when its pid is given to another."""
 
     pid: int
-    parent: int
     started: int
+    parent: int = field(compare=False)  # another one when the parent ends
 
     @classmethod
     def find(cls, pid: int) -> Process | None:
@@ -61,7 +61,7 @@ class Process:
             state, parent, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return None
-        return None if state in "ZX" else cls(pid, int(parent), int(rest[17]))
+        return None if state in "ZX" else cls(pid, started=int(rest[17]), parent=int(parent))
 
     @property
     def runs(self) -> bool:

@@ -82,7 +82,7 @@ def committed_hashes(output: str) -> dict[str, list[str]]:
 
 
 def tokens_of(output: str) -> Tokens:
-    """(semantic, acoustic) ids by key, of either format, from a plain listing, as a reader without a manifest sees it."""
+    """(semantic, acoustic) ids by key, of either format, from a plain listing, as a reader without manifest sees it."""
     store, place = store_of(output), OutputPlace(output)
     found: Tokens = {}
     parts: dict[str, dict[str, np.ndarray]] = {}

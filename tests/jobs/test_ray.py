@@ -60,7 +60,9 @@ def job(tmp_path) -> list[str]:
 def stop_each(run: Run, count: int) -> list[re.Match[str]]:
     """Wait for so many replicas, each stopped as it comes up: it holds its first shards until it is let go."""
     for index in range(count):
-        os.kill(int(run.find(UP, index + 1)[index]["pid"]), signal.SIGSTOP)
+        pid = int(run.find(UP, index + 1)[index]["pid"])
+        wait_for(lambda pid=pid: descendants(pid), "decoding processes")
+        os.kill(pid, signal.SIGSTOP)
     return run.find(UP, count)
 
 
