@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from codec.base import Codec, CodecError, CodecInfo
 from codec.calibrated import PREFIX, CalibratedCodec, calibrated_info, parse_options
 from codec.sources import LocalFolder, Source
@@ -44,6 +46,14 @@ def load_codec(
 
     checkpoint = open_checkpoint(_source(name_or_uri, storage_options or {}))
     return LongCatCodec(checkpoint, device=device, precision=precision)
+
+
+def check_arithmetic(name_or_uri: str, *, device: str, precision: str) -> None:
+    """Raises `ValueError` where `load_codec` would, for a precision that such a device does not offer."""
+    if not name_or_uri.startswith(PREFIX):
+        from codec.longcat.precision import weights_dtype
+
+        weights_dtype(precision, torch.device(device))
 
 
 def codec_info(name_or_uri: str, *, storage_options: Mapping[str, Any] | None = None) -> CodecInfo:

@@ -6,9 +6,8 @@ import math
 import sys
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from jobs.view import RunView
@@ -63,7 +62,7 @@ def duration(seconds: float) -> str:
     """Wall time as h:mm:ss; unknown is `-`."""
     if not math.isfinite(seconds):
         return "-"
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(max(0, int(seconds)), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
@@ -108,15 +107,12 @@ class RichDisplay:
         """Take the live part away."""
         self._live.stop()
 
-    def _draw(self, view: RunView, now_s: float) -> Table:
-        done = view.num_done_before + view.num_committed
+    def _draw(self, view: RunView, now_s: float) -> Group:
+        share = (view.num_done_before + view.num_committed) / max(1, view.num_shards)
         width = max(10, min(40, self._console.width // 3))
-        filled = int(width * done / max(1, view.num_shards))
-        bar = Text("━" * filled, style="green") + Text("━" * (width - filled), style="bright_black")
-        grid = Table.grid(padding=(0, 1))
-        grid.add_row(bar, Text(f"{100 * done / max(1, view.num_shards):.0f}%"))
-        grid.add_row(Text(summary(view, now_s)))
-        return grid
+        filled = int(width * share)
+        bar = Text.assemble(("━" * filled, "green"), ("━" * (width - filled), "bright_black"), f" {100 * share:.0f}%")
+        return Group(bar, Text(summary(view, now_s)))
 
 
 def open_display(plain: bool = False) -> Display:

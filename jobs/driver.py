@@ -6,8 +6,9 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from uuid import uuid4
 
 from jobs.display import Display
@@ -15,10 +16,10 @@ from jobs.executor import Alive, Ended, Event, Executor, ReplicaDown, ReplicaUp
 from jobs.finish import RunReport, finish
 from jobs.interrupts import Interrupts
 from jobs.prepare import OpenJob
-from jobs.replica import Failure
+from jobs.replica import Failure, Mark
 from jobs.view import RunView
 from pipeline.commit import Committed
-from pipeline.errors import FailureKind, InfraError, RefusedError, ReplicaLostError
+from pipeline.errors import FailureKind, InfraError, RefusedError, ReplicaLostError, StoreDeniedError
 from pipeline.ledger import Ledger, ShardState
 from pipeline.manifest import ManifestRow, write_manifest
 from pipeline.records import FailureRecord, InputRecord, State, StatusRecord
@@ -28,13 +29,16 @@ ADJUST_EVERY_S = 2.0
 ADJUST_EVERY_S_MAX = 60.0
 """Between two looks at the number of replicas; longer while starts fail."""
 
+FAILED_SHOWN_MAX = 100
+"""A status names so many failed shards; the failure records have all."""
+
 
 @dataclass
 class _Replica:
     """What the driver knows of a replica that is up."""
 
     tasks: dict[str, Task] = field(default_factory=dict)
-    audio_s: dict[str, float] = field(default_factory=dict)
+    marks: dict[str, Mark] = field(default_factory=dict)
     moved_s: dict[str, float] = field(default_factory=dict)
 
 
@@ -80,14 +84,19 @@ class Driver:
         try:
             if self._job.todo:
                 self._executor.start(self._job.setup)
+                self._view.num_replicas_wanted = self._executor.adjust()
                 self._loop()
+        except KeyboardInterrupt:
+            self._put_status("interrupted")
+            raise
         finally:
             self._executor.close()
             self._interrupts.drains(False)
         interrupted = self._interrupts.count > 0 and not self._ledger.finished
         wall_s = self._clock() - self._view.started_s
         report = finish(self._job, dict(self._why_not()), interrupted=interrupted, view=self._view, wall_s=wall_s)
-        self._put_status(report.state)
+        self._view.num_committed = report.num_committed - self._view.num_done_before
+        self._put_status(report.state, report.failed)
         return report
 
     def _greet(self) -> None:
@@ -149,7 +158,7 @@ class Driver:
             case Ended(name, task, outcome):
                 replica = self._replicas.get(name)
                 if replica is not None:
-                    for known in (replica.tasks, replica.audio_s, replica.moved_s):
+                    for known in (replica.tasks, replica.marks, replica.moved_s):
                         known.pop(task.attempt, None)
                 self._settle(task, outcome, now_s)
             case ReplicaDown(name, why, failure):
@@ -160,11 +169,10 @@ class Driver:
                 pass
         self._view.num_replicas = len(self._replicas)
 
-    def _note_progress(self, replica: _Replica, progress: object, now_s: float) -> None:
-        assert isinstance(progress, dict)
-        for attempt, audio_s in progress.items():
-            if attempt in replica.tasks and replica.audio_s.get(attempt) != audio_s:
-                replica.audio_s[attempt] = audio_s
+    def _note_progress(self, replica: _Replica, progress: Mapping[str, Mark], now_s: float) -> None:
+        for attempt, mark in progress.items():
+            if attempt in replica.tasks and replica.marks.get(attempt) != mark:
+                replica.marks[attempt] = mark
                 replica.moved_s[attempt] = now_s
 
     def _settle(self, task: Task, outcome: Committed | Failure, now_s: float) -> None:
@@ -181,6 +189,9 @@ class Driver:
         self._job.manifest.rows[shard.shard_id] = ManifestRow(record, outcome.etag)
         self._view.num_committed += 1
         self._view.bytes_done += shard.size_bytes
+        if not outcome.ours:
+            return
+        self._view.num_ours += 1
         self._view.num_rows += record.counts.num_rows
         self._view.num_rejected += record.counts.num_rejected
         self._view.audio_s_committed += record.counts.audio_s
@@ -189,7 +200,7 @@ class Driver:
 
     def _note_failure(self, task: Task, failure: Failure) -> None:
         """Record why, and say it; a final failure is remembered for the next run."""
-        final = task.shard.shard_id in {shard.shard_id for shard, _ in self._ledger.failures()}
+        final = self._ledger.has_failed(task.shard.shard_id)
         self._view.num_failed = self._ledger.counts[ShardState.FAILED]
         self._view.num_retries += not final
         end = "given up" if final else "will be tried again"
@@ -225,8 +236,11 @@ class Driver:
     def _count_failed_start(self, why: str, failure: Failure) -> None:
         self._failed_starts += 1
         self._display.say(f"a replica did not start: {why}")
-        hopeless = failure.kind is not FailureKind.INFRA or self._failed_starts >= self._running.replica_starts_max
-        if hopeless and not self._replicas:
+        # Every wanted replica has its chance: one bad host must not end a run that the others have yet to join.
+        chances = self._view.num_replicas_wanted
+        if failure.kind is FailureKind.INFRA:
+            chances = max(chances, self._running.replica_starts_max)
+        if self._failed_starts >= chances and not self._replicas:
             raise RefusedError(f"no replica can start ({self._failed_starts} tried): {failure.message}")
 
     def _watch(self, now_s: float) -> None:
@@ -235,7 +249,7 @@ class Driver:
         for lease in self._ledger.expired(now_s):
             silent[lease.replica] = f"no sign of life for {self._running.lease_s:g} s (running.lease_s)"
         for name, replica in self._replicas.items():
-            # Only the shard that moved last is on the device; the ones behind it wait their turn.
+            # Of its shards one is on the device and others may wait for it: the last that moved speaks for all.
             if replica.tasks and now_s - max(replica.moved_s.values()) > self._running.stall_s:
                 silent[name] = f"no progress for {self._running.stall_s:g} s (running.stall_s)"
         for name, why in silent.items():
@@ -244,12 +258,12 @@ class Driver:
 
     def _keep_up(self, now_s: float) -> None:
         """The periodic work: replicas, display, status, manifest."""
-        self._view.audio_s_under_way = sum(sum(r.audio_s.values()) for r in self._replicas.values())
+        self._view.audio_s_under_way = sum(m.audio_s for r in self._replicas.values() for m in r.marks.values())
         self._view.mark(now_s)
         self._display.update(self._view, now_s)
         if now_s >= self._adjust_s and not self._interrupts.count:
             self._view.num_replicas_wanted = self._executor.adjust()
-            self._adjust_s = now_s + min(ADJUST_EVERY_S_MAX, ADJUST_EVERY_S * 2**self._failed_starts)
+            self._adjust_s = now_s + min(ADJUST_EVERY_S_MAX, ADJUST_EVERY_S * 2 ** min(self._failed_starts, 8))
         if now_s >= self._status_s:
             self._status_s = now_s + self._running.status_every_s
             self._put_status("running")
@@ -260,16 +274,22 @@ class Driver:
     def _why_not(self) -> list[tuple[Shard, str]]:
         return list(self._ledger.failures())
 
-    def _put_status(self, state: State) -> None:
+    def _put_status(self, state: State, failed: Mapping[str, str] | None = None) -> None:
+        if failed is None:
+            failed = {shard.uri: why for shard, why in self._why_not()}
+            num_failed = len(failed) + len(self._job.failed_before)
+        else:
+            num_failed = len(failed)
         view, now_s = self._view, self._clock()
         record = StatusRecord(
             state=state,
             driver=f"{platform.node()} pid {os.getpid()}",
             updated_unix_s=time.time(),
             started_unix_s=self._started_unix_s,
+            status_every_s=self._running.status_every_s,
             num_shards=view.num_shards,
             num_committed=view.num_done_before + view.num_committed,
-            num_failed=view.num_failed + len(self._job.failed_before),
+            num_failed=num_failed,
             num_missing=len(self._job.listing.missing),
             num_replicas=view.num_replicas,
             num_rows=view.num_rows,
@@ -277,7 +297,7 @@ class Driver:
             audio_s=view.audio_s,
             times_real_time=round(view.times_real_time(now_s), 2),
             unsafe_store=self._job.unsafe_store,
-            failed={shard.uri: why for shard, why in self._why_not()[:100]},
+            failed=dict(islice(failed.items(), FAILED_SHOWN_MAX)),
         )
         self._try("status.json", lambda: self._job.store.put(self._job.place.status, record.to_bytes()))
 
@@ -285,5 +305,5 @@ class Driver:
         """Put derived data: when the store does not take it now, say so and go on; the commits have it all."""
         try:
             put()
-        except InfraError as error:
+        except (InfraError, StoreDeniedError) as error:
             self._display.say(f"{what} could not be written now: {error}")

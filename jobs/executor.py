@@ -6,17 +6,22 @@ An executor only reports what happened, as events; what follows from it is the l
 from __future__ import annotations
 
 import queue
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
-from jobs.replica import Failure, Replica, ReplicaSetup
+from jobs.replica import Failure, Mark, Replica, ReplicaSetup
 from pipeline.commit import Committed
 from pipeline.config import Device
+from pipeline.errors import ConfigError, ReplicaLostError
 from pipeline.types import Task
+
+CLOSE_S_MAX = 5.0
+"""The inline executor waits so long for its threads when it is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +43,10 @@ class ReplicaDown:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """A replica's sign of life: audio seconds encoded so far, by attempt."""
+    """A replica's sign of life: how far its attempts are."""
 
     replica: str
-    progress: Mapping[str, float]
+    progress: Mapping[str, Mark]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,8 @@ Event = ReplicaUp | ReplicaDown | Alive | Ended
 class Executor(Protocol):
     """Keeps replicas alive and runs tasks on them."""
 
-    def pick_device(self) -> Device:
-        """The device that `--device auto` means here."""
+    def pick_device(self, asked: Device | Literal["auto"]) -> Device:
+        """The device that replicas will have. Raises `ConfigError` when the one asked for cannot be had here."""
         ...
 
     def start(self, setup: ReplicaSetup) -> None:
@@ -95,17 +100,18 @@ class InlineExecutor:
         self._make_replica = make_replica
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._replica: Replica | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: list[threading.Thread] = []
 
-    def pick_device(self) -> Device:
-        """CUDA where torch sees one."""
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    def pick_device(self, asked: Device | Literal["auto"]) -> Device:
+        """`auto` is CUDA where torch sees one."""
+        has_cuda = torch.cuda.is_available()
+        if asked == "cuda" and not has_cuda:
+            raise ConfigError("device is cuda, but torch sees no CUDA device here; use --device cpu, or another host")
+        return asked if asked != "auto" else "cuda" if has_cuda else "cpu"
 
     def start(self, setup: ReplicaSetup) -> None:
         """Load the codec at once; its errors are raised."""
         self._replica = self._make_replica(setup)
-        in_flight = setup.config.running.shards_in_flight
-        self._threads = ThreadPoolExecutor(in_flight, thread_name_prefix="shard")
         self._events.put(ReplicaUp("inline", "this process"))
 
     def adjust(self) -> int:
@@ -113,11 +119,12 @@ class InlineExecutor:
         return 1
 
     def submit(self, replica: str, task: Task) -> None:
-        """Run the task in a thread."""
-        assert self._replica is not None
-        assert self._threads is not None
-        future = self._threads.submit(self._replica.process, task)
-        future.add_done_callback(lambda done: self._ended(replica, task, done))
+        """Run the task in a thread; the driver bounds how many there are."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        # Daemons: a shard that hangs must not keep a run from ending; what it did not commit does not count.
+        thread = threading.Thread(target=self._run, args=(replica, task), name=f"shard {task.attempt}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def poll(self, timeout_s: float) -> Sequence[Event]:
         """Events so far, or the first within the timeout; always with a sign of life."""
@@ -133,19 +140,21 @@ class InlineExecutor:
         return events
 
     def give_up(self, replica: str) -> None:
-        """Threads cannot be killed: the run is stopped with what to do."""
-        raise RuntimeError(
+        """Threads cannot be killed: raises `ReplicaLostError` with what to do."""
+        raise ReplicaLostError(
             f"replica {replica} makes no progress and the inline executor cannot replace it; "
-            "run with --executor ray, or raise running.stall_s"
+            "run again with --executor ray, or raise running.stall_s"
         )
 
     def close(self) -> None:
-        """Stop at the next batch and wait for the threads."""
-        if self._replica is not None and self._threads is not None:
+        """Stop the shards under way at their next batch; those that do not are left behind."""
+        if self._replica is not None:
             self._replica.stop()
-            self._threads.shutdown(wait=True, cancel_futures=True)
+            deadline_s = time.monotonic() + CLOSE_S_MAX
+            for thread in self._threads:
+                thread.join(max(0.0, deadline_s - time.monotonic()))
             self._replica.close()
 
-    def _ended(self, replica: str, task: Task, done: Future[Committed | Failure]) -> None:
-        if not done.cancelled():
-            self._events.put(Ended(replica, task, done.result()))
+    def _run(self, replica: str, task: Task) -> None:
+        assert self._replica is not None
+        self._events.put(Ended(replica, task, self._replica.process(task)))

@@ -9,8 +9,9 @@ from typing import Any
 from jobs.display import duration, hours
 from jobs.prepare import OpenJob
 from jobs.view import RunView
+from pipeline.commit import find_commit
 from pipeline.layout import TOKEN_FOLDERS, parse_token_path
-from pipeline.manifest import Manifest, fold_commits, write_manifest
+from pipeline.manifest import fold_commits, sum_counts, write_manifest
 from pipeline.records import Counts, State
 from pipeline.types import Shard
 
@@ -30,6 +31,7 @@ class RunReport:
     failed: Mapping[str, str]
     missing: tuple[str, ...]
     unfinished: tuple[str, ...]
+    orphans: tuple[str, ...]
     counts: Counts
     unsafe_store: bool
     wall_s: float
@@ -57,6 +59,10 @@ class RunReport:
             )
         if self.unsafe_store:
             lines.append("WARNING: unsafe store: put-if-absent is not enforced; two drivers may both have committed")
+        lines += [
+            f"orphan: {path}: of a shard without a commit, which a plain glob would take for tokens"
+            for path in self.orphans[:LINES_MAX]
+        ]
         lines += [f"missing: {uri}: no such object; put it there and run again" for uri in self.missing[:LINES_MAX]]
         lines += [f"failed: {uri}: {why}" for uri, why in list(self.failed.items())[:LINES_MAX]]
         lines += [f"not done: {uri}" for uri in self.unfinished[:LINES_MAX]]
@@ -78,6 +84,7 @@ class RunReport:
             "failed": dict(self.failed),
             "missing": list(self.missing),
             "unfinished": list(self.unfinished),
+            "orphans": list(self.orphans),
             "counts": self.counts.model_dump(),
             "unsafe_store": self.unsafe_store,
             "wall_s": round(self.wall_s, 3),
@@ -102,39 +109,50 @@ def finish(
             failed[shard.uri] = f"given up by an earlier run (--retry-failed takes it again): {before.message}"
         elif row is None and shard.uri not in failed:
             unfinished.append(shard.uri)
-    complete = not (failed or unfinished or job.listing.missing)
-    if complete:
-        remove_uncommitted(job, manifest)
-    listed = [manifest.rows[shard.shard_id] for shard in job.listing.shards if shard.shard_id in manifest.rows]
+    # A named input that is gone needs not be there any more once it is committed.
+    named = [Shard(uri, 0, "") for uri in job.listing.missing]
+    missing = tuple(shard.uri for shard in named if shard.shard_id not in manifest.rows)
+    complete = not (failed or unfinished or missing)
+    orphans = remove_uncommitted(job) if complete else ()
+    asked = [shard.shard_id for shard in (*job.listing.shards, *named)]
+    listed = [manifest.rows[shard_id] for shard_id in asked if shard_id in manifest.rows]
     return RunReport(
         state="complete" if complete else "interrupted" if interrupted else "incomplete",
         output=job.place.base,
         num_shards=job.num_shards,
         num_committed=len(listed),
-        num_committed_now=view.num_committed,
+        num_committed_now=view.num_ours,
         failed=failed,
-        missing=job.listing.missing,
+        missing=missing,
         unfinished=tuple(unfinished),
-        counts=manifest.counts,
+        orphans=orphans,
+        counts=sum_counts(row.record.counts for row in listed),
         unsafe_store=job.unsafe_store,
         wall_s=wall_s,
         audio_s_now=view.audio_s_committed,
     )
 
 
-def remove_uncommitted(job: OpenJob, manifest: Manifest) -> int:
-    """Delete token objects of committed shards that their commits do not name; returns how many.
+def remove_uncommitted(job: OpenJob) -> tuple[str, ...]:
+    """Delete token objects that the commits of their shards do not name; returns those of shards without a commit.
 
-    Only shards with a standing commit are touched: an attempt at one of them can only lose. So afterwards a
-    plain glob over the token folders is the committed set.
+    The objects are listed first and each commit is read after that, never taken from derived data: so an object of
+    an attempt that may still commit, even one after `--redo-changed`, finds no other commit standing and is kept.
     """
-    num_removed = 0
+    strangers: dict[str, list[str]] = {}
     for folder in TOKEN_FOLDERS:
         for info in job.store.list(job.place.uri(folder)):
             path = job.place.path(info.uri)
             owner = parse_token_path(path)
-            row = manifest.rows.get(owner[0]) if owner else None
-            if row is not None and path not in {item.path for item in row.record.objects}:
-                job.store.delete(info.uri)
-                num_removed += 1
-    return num_removed
+            known = job.manifest.rows.get(owner[0]) if owner else None
+            if owner and (known is None or path not in {item.path for item in known.record.objects}):
+                strangers.setdefault(owner[0], []).append(path)
+    orphans: list[str] = []
+    for shard_id, paths in strangers.items():
+        standing = find_commit(job.store, job.place, shard_id)
+        if standing is None:
+            orphans += paths
+            continue
+        for path in sorted(set(paths) - {item.path for item in standing.objects}):
+            job.store.delete(job.place.uri(path))
+    return tuple(orphans)

@@ -55,8 +55,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping. Raises `ConfigError` with the line where it is none."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} is not there; give a job.yaml that exists, or flags alone") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); give a job.yaml, or flags alone") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no YAML: {error}") from None
     if values is None:

@@ -114,7 +114,10 @@ def _sizes(config: JobConfig) -> tuple[float, int, bool]:
 
         info = codec_info(config.codec)
         frame_rate_hz, num_acoustic = info.frame_rate_hz, len(info.acoustic_cardinalities)
-    return frame_rate_hz, (config.num_acoustic_codebooks or num_acoustic) * wants_acoustic, remote
+    asked = config.num_acoustic_codebooks or num_acoustic
+    if asked > num_acoustic:
+        raise ConfigError(f"num_acoustic_codebooks is {asked}, codec {config.codec} has {num_acoustic}")
+    return frame_rate_hz, asked * wants_acoustic, remote
 
 
 def _sample(stores: Stores, shards: Sequence[Shard], config: JobConfig) -> tuple[int, float | None]:
@@ -159,6 +162,6 @@ def _sample_shard(stores: Stores, shard: Shard, config: ReadingConfig) -> tuple[
                     continue  # the run will reject it with its reason
                 num_clips += 1
                 used += len(sample.audio) + 1024  # its header and padding
-    except DataError:
+    except (DataError, EOFError):
         pass  # the head ends within a member, or the shard is damaged: what was read before counts
     return num_clips, audio_s, max(used, 1)

@@ -6,16 +6,18 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 from codec.base import CodecInfo
-from codec.registry import codec_info
+from codec.registry import check_arithmetic, codec_info
 from jobs.replica import ReplicaSetup, checkpoint_options
+from pipeline.commit import find_commit
 from pipeline.config import Device, JobConfig, fingerprint, fingerprint_parts
 from pipeline.errors import ConfigError, DataError, OtherJobError, RefusedError, UnsafeStoreError
 from pipeline.job import claim_job
 from pipeline.layout import OutputPlace
 from pipeline.manifest import Manifest, fold_commits
-from pipeline.records import RECORD_BYTES_MAX, FailureRecord, JobRecord
+from pipeline.records import RECORD_BYTES_MAX, CodecRecord, FailureRecord, JobRecord
 from pipeline.shards import Listing, list_shards
 from pipeline.storage import Store, Stores, normal_uri, probe_put_if_absent
 from pipeline.types import Shard
@@ -50,8 +52,11 @@ class OpenJob:
 
 
 def absolute(config: JobConfig) -> JobConfig:
-    """The config with its output as an absolute place, since replicas may run in other folders."""
-    return config.model_copy(update={"output": normal_uri(config.output).rstrip("/")})
+    """The config with absolute places, since replicas may run in other folders."""
+    places = {"output": normal_uri(config.output).rstrip("/")}
+    if "://" not in config.codec and Path(config.codec).is_dir():
+        places["codec"] = str(Path(config.codec).absolute())
+    return config.model_copy(update=places)
 
 
 def open_job(config: JobConfig, device: Device) -> OpenJob:
@@ -66,8 +71,9 @@ def open_job(config: JobConfig, device: Device) -> OpenJob:
     listing = list_shards(config.input, stores)
     if not listing.shards:
         raise ConfigError(f"no input shard is there; asked for: {_some(listing.missing or config.input)}")
+    _check_apart(listing, place)
     info = codec_info(config.codec, storage_options=checkpoint_options(config))
-    _check_codec(config, info)
+    _check_codec(config, info, device)
     unsafe_store = _probe(config, store)
     setup = _claim(config, store, place, info, device)
     manifest = fold_commits(store, place, setup.fingerprint)
@@ -79,7 +85,22 @@ def open_job(config: JobConfig, device: Device) -> OpenJob:
     return OpenJob(config, place, store, setup, listing, manifest, todo, failed_before, unsafe_store)
 
 
-def _check_codec(config: JobConfig, info: CodecInfo) -> None:
+def _check_apart(listing: Listing, place: OutputPlace) -> None:
+    inside = [shard.uri for shard in listing.shards if shard.uri.startswith(f"{place.base}/")]
+    if inside:
+        raise ConfigError(
+            f"{len(inside)} input shards are in the output place {place.base} ({_some(inside)}): a run would "
+            "tokenize its own output; name the inputs more closely, or another output"
+        )
+
+
+def _check_codec(config: JobConfig, info: CodecInfo, device: Device) -> None:
+    try:
+        check_arithmetic(config.codec, device=device, precision=config.precision)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if config.batching.segment_s * info.sample_rate_hz < info.frame_size:
+        raise ConfigError(f"batching.segment_s is {config.batching.segment_s}, less than one frame of {info.name}")
     num_codebooks = len(info.acoustic_cardinalities)
     if (config.num_acoustic_codebooks or 0) > num_codebooks:
         raise ConfigError(
@@ -113,15 +134,14 @@ def _claim(config: JobConfig, store: Store, place: OutputPlace, info: CodecInfo,
         fingerprint=setup.fingerprint,
         parts=parts,
         config=config.model_dump(mode="json"),
-        codec={
-            "name": info.name,
-            "checkpoint_hash": info.checkpoint_hash,
-            "sample_rate_hz": info.sample_rate_hz,
-            "frame_size": info.frame_size,
-            "semantic_cardinality": info.semantic_cardinality,
-            "acoustic_cardinalities": list(info.acoustic_cardinalities),
-            "num_acoustic_codebooks": setup.num_acoustic_codebooks,
-        },
+        codec=CodecRecord(
+            name=info.name,
+            checkpoint_hash=info.checkpoint_hash,
+            sample_rate_hz=info.sample_rate_hz,
+            frame_size=info.frame_size,
+            semantic_cardinality=info.semantic_cardinality,
+            acoustic_cardinalities=info.acoustic_cardinalities,
+        ),
     )
     claim_job(store, place, record)
     return setup
@@ -151,7 +171,10 @@ def _without_changed(
             "put the old objects back, or tokenize the new ones with --redo-changed"
         )
     for shard in changed:
-        store.delete(place.commit(shard.shard_id))
+        # Another driver may have redone it meanwhile: only the commit of the old version is taken back.
+        standing = find_commit(store, place, shard.shard_id)
+        if standing is not None and standing.input.etag != shard.etag:
+            store.delete(place.commit(shard.shard_id))
         del manifest.rows[shard.shard_id]
     return manifest
 
@@ -172,8 +195,8 @@ def _read_failures(store: Store, uris: list[str]) -> Iterator[FailureRecord]:
     def read(uri: str) -> FailureRecord | None:
         try:
             return FailureRecord.from_bytes(store.read(uri, bytes_max=RECORD_BYTES_MAX), uri)
-        except DataError:
-            return None  # deleted meanwhile, or too large to be ours
+        except (DataError, RefusedError):
+            return None  # deleted meanwhile, or damaged: then its shard is just tried again
 
     with ThreadPoolExecutor(16, thread_name_prefix="failures") as pool:
         for record in pool.map(read, uris):

@@ -14,17 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from math import floor
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import ray
 from ray.exceptions import RayError
 
 from jobs.executor import Alive, Ended, Event, ReplicaDown, ReplicaUp
-from jobs.replica import Failure, Replica, ReplicaSetup
+from jobs.replica import Failure, Mark, Replica, ReplicaSetup
 from pipeline.commit import Committed
 from pipeline.config import Device, JobConfig
-from pipeline.errors import RefusedError, ReplicaLostError
+from pipeline.errors import ConfigError, RefusedError, ReplicaLostError
 from pipeline.types import Task
 
 LOCAL_OBJECT_STORE_BYTES = 128 << 20
@@ -52,8 +52,8 @@ class ReplicaActor:
         return self._replica.process(task)
 
     @ray.method(concurrency_group="control")
-    def progress(self) -> Mapping[str, float]:
-        """Audio seconds encoded, by attempt; answered while shards are under way."""
+    def progress(self) -> Mapping[str, Mark]:
+        """How far each attempt is; answered while shards are under way."""
         return self._replica.progress() if self._replica is not None else {}
 
 
@@ -81,12 +81,14 @@ class RayExecutor:
         self._replicas: dict[str, _Handle] = {}
         self._device: Device = "cpu"
         self._connected_here = not ray.is_initialized()
-        if self._connected_here:
-            _connect(config)
+        self._own_ray = self._connected_here and _connect(config)
 
-    def pick_device(self) -> Device:
-        """CUDA where some node of the cluster has a GPU."""
-        return "cuda" if _cluster().get("GPU", 0) > 0 else "cpu"
+    def pick_device(self, asked: Device | Literal["auto"]) -> Device:
+        """`auto` is CUDA where some node has a GPU; a cluster that was joined may still grow one."""
+        has_gpu = _cluster().get("GPU", 0) > 0
+        if asked == "cuda" and not has_gpu and self._own_ray:
+            raise ConfigError("device is cuda, but this host has no GPU; use --device cpu, or join a cluster")
+        return asked if asked != "auto" else "cuda" if has_gpu else "cpu"
 
     def start(self, setup: ReplicaSetup) -> None:
         """Ask for the replicas."""
@@ -211,16 +213,21 @@ class RayExecutor:
         return events
 
 
-def _connect(config: JobConfig) -> None:
-    """Join the cluster that is named, or start a Ray of our own. Raises `RefusedError`, and `ConnectionError`."""
+def _connect(config: JobConfig) -> bool:
+    """Join the cluster that is named, or start a Ray of our own; returns whether it is our own.
+
+    Raises `RefusedError`, and `ConnectionError`.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
+    is_own = not address or address == "local"
+    if not is_own:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         _start_ray(config)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself, and the run would no longer drain
+    return is_own
 
 
 def _start_ray(config: JobConfig) -> None:

@@ -78,6 +78,14 @@ class Failure:
         return cls(failure_kind(error), type(error).__name__, str(error) or type(error).__name__, "".join(lines))
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far an attempt is: audio seconds encoded, and steps of any kind; one that changes is alive."""
+
+    audio_s: float
+    num_steps: int
+
+
 class Replica:
     """Loads the codec at once; then does shards, several at a time, from several threads."""
 
@@ -132,10 +140,13 @@ class Replica:
             with self._lock:
                 del self._progress[task.attempt]
 
-    def progress(self) -> Mapping[str, float]:
-        """Audio seconds encoded so far by each attempt under way."""
+    def progress(self) -> Mapping[str, Mark]:
+        """How far each attempt under way is."""
         with self._lock:
-            return {attempt: progress.audio_s for attempt, progress in self._progress.items()}
+            return {
+                attempt: Mark(now.audio_s, now.num_clips + now.num_batches + now.num_objects)
+                for attempt, now in self._progress.items()
+            }
 
     def stop(self) -> None:
         """Let the attempts under way end at their next batch, uncommitted."""

@@ -19,7 +19,7 @@ def run_job(config: JobConfig, *, plain: bool = False) -> RunReport:
     with Interrupts() as interrupts:
         executor = make_executor(config)
         try:
-            job = open_job(config, executor.pick_device() if config.device == "auto" else config.device)
+            job = open_job(config, executor.pick_device(config.device))
         except BaseException:
             executor.close()
             raise

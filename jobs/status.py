@@ -8,14 +8,14 @@ from typing import Any
 
 from jobs.display import duration, hours
 from pipeline.config import RetryConfig, StorageConfig
-from pipeline.errors import ObjectMissingError
+from pipeline.errors import ObjectMissingError, RefusedError
 from pipeline.job import read_job
 from pipeline.layout import OutputPlace, parse_commit_path
 from pipeline.records import RECORD_BYTES_MAX, JobRecord, StatusRecord
 from pipeline.storage import Store, Stores, normal_uri
 
-SILENT_S = 60.0
-"""A running driver writes its status more often than this; an older one has died or lost the store."""
+SILENT_TURNS = 6
+"""A running driver that has missed so many turns of writing its status has died or lost the store."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class JobStatus:
         codec = self.job.codec
         lines = [
             f"job        {self.output}",
-            f"codec      {codec['name']} ({codec['checkpoint_hash'][:12]}), fingerprint {self.job.fingerprint[:12]}",
+            f"codec      {codec.name} ({codec.checkpoint_hash[:12]}), fingerprint {self.job.fingerprint[:12]}",
             f"committed  {self.num_commits} shards",
         ]
         if self.last is None:
             return [*lines, "driver     none has reported yet"]
         last, age = self.last, duration(self.age_s)
         state: str = last.state
-        if last.state == "running" and self.age_s > SILENT_S:
+        if last.state == "running" and self.age_s > SILENT_TURNS * max(10.0, last.status_every_s):
             state = f"silent for {age}: dead, or without the store; run the same command to resume"
         lines += [
             f"state      {state} (driver {last.driver}, {age} ago)",
@@ -57,7 +57,7 @@ class JobStatus:
         return {
             "output": self.output,
             "fingerprint": self.job.fingerprint,
-            "codec": self.job.codec,
+            "codec": self.job.codec.model_dump(),
             "num_commits": self.num_commits,
             "last": self.last.model_dump(mode="json") if self.last else None,
             "last_age_s": self.age_s if self.last else None,
@@ -83,3 +83,5 @@ def _last(store: Store, place: OutputPlace) -> StatusRecord | None:
         return StatusRecord.from_bytes(store.read(place.status, bytes_max=RECORD_BYTES_MAX), place.status)
     except ObjectMissingError:
         return None
+    except RefusedError:
+        return None  # damaged: it is derived, and the next driver writes it anew

@@ -13,6 +13,7 @@ from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import DataError, RefusedError
 from pipeline.job import read_job
 from pipeline.layout import OutputPlace, parse_commit_path, parse_token_path
+from pipeline.manifest import load_manifest
 from pipeline.records import CommitRecord
 from pipeline.storage import Store, Stores, normal_uri
 
@@ -69,7 +70,7 @@ def verify(output: str, storage: StorageConfig, retry: RetryConfig) -> VerifyRep
     base = normal_uri(output).rstrip("/")
     store, place = Stores(storage, retry)(base), OutputPlace(base)
     job = read_job(store, place)
-    rules = TokenRules.of(job)
+    rules = TokenRules.of(job, place.job)
     report = VerifyReport(base)
     named: set[str] = set()
     with ThreadPoolExecutor(READERS, thread_name_prefix="verify") as pool:
@@ -83,8 +84,16 @@ def verify(output: str, storage: StorageConfig, retry: RetryConfig) -> VerifyRep
                 report.num_bytes += sum(item.num_bytes for item in record.objects)
                 report.num_rows += record.counts.num_rows
                 report.num_frames += record.counts.num_frames
+    report.faults += _check_manifest(store, place, job.fingerprint)
     _sort_unnamed(store, place, named, report)
     return report
+
+
+def _check_manifest(store: Store, place: OutputPlace, fingerprint: str) -> Iterator[str]:
+    """A shard that the manifest has and the commits have not was committed once: its commit was lost."""
+    committed = set(_commits(store, place))
+    for shard_id in sorted(load_manifest(store, place, fingerprint).rows.keys() - committed):
+        yield f"{shard_id}: stands in the manifest, but its commit record is gone; run the job again"
 
 
 def _commits(store: Store, place: OutputPlace) -> Iterator[str]:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError
+from pipeline.config import WritingConfig, fingerprint
+from pipeline.errors import DataError, RefusedError
 from pipeline.layout import OutputPlace, parse_token_path
 from pipeline.records import CommitRecord, JobRecord, ObjectRecord
 from pipeline.storage import Store
+from pipeline.types import Shard
+from pipeline.writer import REJECTS_SCHEMA, TokenFormat, parquet_schema
 
 RANGE_BYTES = 8 << 20
 
@@ -31,20 +35,39 @@ class TokenRules:
 
     fingerprint: str
     streams: tuple[str, ...]
+    carry: tuple[str, ...]
+    sample_rate_hz: int
     frame_size: int
     semantic_cardinality: int
     acoustic_cardinalities: tuple[int, ...]
 
     @classmethod
-    def of(cls, job: JobRecord) -> TokenRules:
-        """From `job.json`."""
-        codec = job.codec
+    def of(cls, job: JobRecord, uri: str) -> TokenRules:
+        """From the parts of `job.json` that its fingerprint covers. Raises `RefusedError` when it does not."""
+        parts = job.parts
+        if fingerprint(parts) != job.fingerprint:
+            raise RefusedError(f"{uri} was changed: its fingerprint is not that of its parts; put the right one back")
         return cls(
             fingerprint=job.fingerprint,
-            streams=tuple(job.parts["streams"]),
-            frame_size=codec["frame_size"],
-            semantic_cardinality=codec["semantic_cardinality"],
-            acoustic_cardinalities=tuple(codec["acoustic_cardinalities"][: codec["num_acoustic_codebooks"]]),
+            streams=tuple(parts["streams"]),
+            carry=tuple(parts["carry"]),
+            sample_rate_hz=parts["codec.sample_rate_hz"],
+            frame_size=parts["codec.frame_size"],
+            semantic_cardinality=parts["codec.semantic_cardinality"],
+            acoustic_cardinalities=tuple(parts["codec.acoustic_cardinalities"][: parts["num_acoustic_codebooks"]]),
+        )
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of a parquet token shard of the job."""
+        return parquet_schema(
+            TokenFormat(
+                semantic="semantic" in self.streams,
+                num_acoustic_codebooks=len(self.acoustic_cardinalities),
+                carry=self.carry,
+                metadata={},
+                writing=WritingConfig(),
+            )
         )
 
 
@@ -65,6 +88,12 @@ def check_shard(
     """Every fault of one committed shard, as a line."""
     if record.shard_id != shard_id:
         yield f"its commit record is of shard {record.shard_id}"
+    shard = Shard(record.input.uri, record.input.size_bytes, record.input.etag)
+    if shard.shard_id != shard_id:
+        yield f"its commit record is of input {record.input.uri}, whose shard id is {shard.shard_id}"
+    if len({item.path for item in record.objects}) != len(record.objects):
+        yield "its commit record names an object twice"
+        return
     if record.fingerprint != rules.fingerprint:
         yield f"its commit record has fingerprint {record.fingerprint[:12]}, the job {rules.fingerprint[:12]}"
     with ExitStack() as files:
@@ -110,19 +139,29 @@ def _check_contents(files: dict[str, IO[bytes]], rules: TokenRules, record: Comm
             rows = _parquet_rows(files["tokens"], rules)
         else:
             rows = _tar_rows({stream: files[stream] for stream in rules.streams}, rules)
-        num_rejected = pq.read_metadata(files["rejects"]).num_rows if "rejects" in files else 0
+        rejects = _count_rejects(files["rejects"]) if "rejects" in files else {}
         faults, num_rows, num_frames, num_audio_samples = _check_rows(rows, rules)
-    except (pa.ArrowException, tarfile.TarError, ValueError, KeyError) as error:
+    except (pa.ArrowException, tarfile.TarError, OSError, ValueError, KeyError) as error:
         yield f"cannot be read as token shard: {type(error).__name__}: {error}"
         return
     yield from faults
     found = {"num_rows": num_rows, "num_frames": num_frames, "num_audio_samples": num_audio_samples}
+    num_rejected = sum(rejects.values())
     found |= {"num_rejected": num_rejected, "num_samples": num_rows + num_rejected}
     for name, value in found.items():
         if value != getattr(counts, name):
             yield f"{name} is {value}, its commit says {getattr(counts, name)}"
-    if sum(counts.rejects.values()) != counts.num_rejected:
-        yield f"rejects by reason {counts.rejects} do not add up to {counts.num_rejected}"
+    if rejects != counts.rejects:
+        yield f"rejects by reason are {rejects}, its commit says {counts.rejects}"
+    if abs(counts.audio_s - num_audio_samples / rules.sample_rate_hz) > 1e-3:
+        yield f"audio_s is {num_audio_samples / rules.sample_rate_hz}, its commit says {counts.audio_s}"
+
+
+def _count_rejects(file: IO[bytes]) -> dict[str, int]:
+    table = pq.read_table(file)
+    if not table.schema.equals(REJECTS_SCHEMA, check_metadata=False):
+        raise ValueError(f"the reject list has columns {table.schema.names}")
+    return dict(sorted(Counter(table["reason"].to_pylist()).items()))
 
 
 def _check_rows(rows: Iterable[_Row], rules: TokenRules) -> tuple[list[str], int, int, int]:
@@ -164,6 +203,8 @@ def _parquet_rows(file: IO[bytes], rules: TokenRules) -> Iterator[_Row]:
     metadata = parquet.schema_arrow.metadata or {}
     if metadata.get(b"voxmill.fingerprint") != rules.fingerprint.encode():
         raise ValueError("the file's own fingerprint is not the job's")
+    if not parquet.schema_arrow.equals(rules.schema, check_metadata=False):
+        raise ValueError(f"its columns are not the job's: {_lines(parquet.schema_arrow)}; {_lines(rules.schema)}")
     columns = {
         "semantic": ["semantic"],
         "acoustic": [f"acoustic_{k}" for k in range(len(rules.acoustic_cardinalities))],
@@ -171,11 +212,19 @@ def _parquet_rows(file: IO[bytes], rules: TokenRules) -> Iterator[_Row]:
     for batch in parquet.iter_batches(batch_size=256):
         fixed = batch.select(["key", "num_frames", "num_audio_samples", "segments"]).to_pylist()
         for index, row in enumerate(fixed):
+            if row["segments"] is None:
+                raise ValueError(f"key {row['key']!r} has no segments")
             ids = {stream: _stack([batch[name][index] for name in columns[stream]]) for stream in rules.streams}
             yield _Row(**row, ids=ids)
 
 
+def _lines(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
 def _stack(columns: list[Any]) -> NDArray[np.uint16]:
+    if not all(scalar.is_valid for scalar in columns):
+        raise ValueError("a row has no ids in a stream that the job has")
     rows = [scalar.values.to_numpy() for scalar in columns]
     if len({len(row) for row in rows}) > 1:
         raise ValueError(f"codebooks of one row have different lengths {[len(row) for row in rows]}")
@@ -197,18 +246,31 @@ def _tar_rows(files: dict[str, IO[bytes]], rules: TokenRules) -> Iterator[_Row]:
 def _tar_samples(
     file: IO[bytes], stream: str, rules: TokenRules
 ) -> Iterator[tuple[dict[str, Any], NDArray[np.uint16]]]:
-    """(numbers, ids [K, F]) of each sample; `<key>.<stream>.npy` stands right before `<key>.json`."""
-    ids: NDArray[np.uint16] | None = None
+    """(numbers, ids [K, F]) of each sample: `<key>.<stream>.npy`, then `<key>.json`, then its sidecars."""
+    suffix = f".{stream}.npy"
     with tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
-            content = tar.extractfile(member)
-            if content is None:
-                raise ValueError(f"member {member.name!r} is no file")
-            if member.name.endswith(f".{stream}.npy"):
-                ids = np.atleast_2d(np.lib.format.read_array(io.BytesIO(content.read()), allow_pickle=False))
-            elif ids is not None and member.name.endswith(".json") and not member.name.endswith(".source.json"):
-                numbers = json.load(content)
-                if numbers["voxmill.fingerprint"] != rules.fingerprint:
-                    raise ValueError("a row's own fingerprint is not the job's")
-                yield numbers, ids
-                ids = None
+        members = iter(tar)
+        member = next(members, None)
+        while member is not None:
+            if not member.name.endswith(suffix):
+                raise ValueError(f"member {member.name!r} stands where a <key>{suffix} should")
+            key = member.name.removesuffix(suffix)
+            ids = np.lib.format.read_array(io.BytesIO(_content(tar, member)), allow_pickle=False)
+            numbers = json.loads(_content(tar, next(members, None)))
+            if (numbers["key"], numbers["voxmill.fingerprint"]) != (key, rules.fingerprint):
+                raise ValueError(f"the numbers beside {member.name!r} are of another key or job")
+            if ids.dtype != np.uint16:
+                raise ValueError(f"{member.name!r} holds {ids.dtype}, expected uint16")
+            yield numbers, np.atleast_2d(ids)
+            carried = {f"{key}.{'source.json' if name == 'json' else name}" for name in rules.carry}
+            member = next(members, None)
+            while member is not None and member.name in carried:
+                carried.remove(member.name)
+                member = next(members, None)
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes:
+    content = tar.extractfile(member) if member is not None else None
+    if content is None:
+        raise ValueError("the tar ends within a sample, or holds what is no file")
+    return content.read()

@@ -9,12 +9,16 @@ from dataclasses import dataclass, field
 
 @dataclass
 class RunView:
-    """Numbers of a run. `bytes_*` count input shards; they give the estimate of what is left."""
+    """Numbers of a run; of `num_committed`, `num_ours` are this driver's.
+
+    `bytes_*` count input shards; they give the estimate of what is left.
+    """
 
     num_shards: int
     bytes_todo: int
     started_s: float
     num_committed: int = 0
+    num_ours: int = 0
     num_done_before: int = 0
     num_failed: int = 0
     num_retries: int = 0

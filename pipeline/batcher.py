@@ -14,6 +14,10 @@ from pipeline.config import BatchingConfig
 from pipeline.segments import cut
 from pipeline.types import Clip, Segment
 
+WINDOW_SIDECAR_BYTES_MAX = 64 << 20
+WINDOW_CLIPS_MAX = 1 << 16
+"""A window closes at these too: clips may be short and their sidecars large."""
+
 
 @dataclass(frozen=True, slots=True)
 class CutClip:
@@ -43,7 +47,7 @@ class Window:
 def windows(clips: Iterable[Clip], config: BatchingConfig, *, sample_rate_hz: int, frame_size: int) -> Iterator[Window]:
     """Cut clips into segments, gather them in windows, and plan each window's batches."""
     gathered: list[CutClip] = []
-    gathered_s = 0.0
+    gathered_s, sidecar_bytes = 0.0, 0
     for clip in clips:
         segments = cut(
             clip.waveform,
@@ -54,9 +58,11 @@ def windows(clips: Iterable[Clip], config: BatchingConfig, *, sample_rate_hz: in
         )
         gathered.append(CutClip(clip, segments))
         gathered_s += len(clip.waveform) / sample_rate_hz
-        if gathered_s >= config.window_s:
+        sidecar_bytes += sum(map(len, clip.sidecars.values()))
+        full = gathered_s >= config.window_s or len(gathered) >= WINDOW_CLIPS_MAX
+        if full or sidecar_bytes >= WINDOW_SIDECAR_BYTES_MAX:
             yield _window(gathered, config, frame_size / sample_rate_hz)
-            gathered, gathered_s = [], 0.0
+            gathered, gathered_s, sidecar_bytes = [], 0.0, 0
     if gathered:
         yield _window(gathered, config, frame_size / sample_rate_hz)
 

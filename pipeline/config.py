@@ -28,7 +28,7 @@ Device = Literal["cpu", "cuda"]
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StorageConfig(_Group):
@@ -79,23 +79,27 @@ class DecodingConfig(_Group):
     workers: int = Field(2, ge=1, le=256, description="decoding processes of one replica")
     chunk_bytes: int = Field(1 << 20, ge=1, le=1 << 28, description="audio handed to a worker at once")
     clips_in_flight_max: int = Field(64, ge=1, le=65536)
-    timeout_s: float = Field(120.0, gt=0, le=3600, description="for one clip")
-    memory_bytes_max: int = Field(2 << 30, ge=1 << 26, description="of one worker above its size at start")
-    clip_ms_min: float = Field(10.0, ge=0, json_schema_extra=TOKENS)
-    clip_s_max: float = Field(4 * 3600.0, gt=0, json_schema_extra=TOKENS)
+    timeout_s: float = Field(120.0, gt=0, le=3600, description="for one clip", json_schema_extra=TOKENS)
+    memory_bytes_max: int = Field(
+        2 << 30, ge=1 << 26, description="of one worker above its size at start", json_schema_extra=TOKENS
+    )
+    clip_ms_min: float = Field(10.0, ge=0, le=3_600_000, json_schema_extra=TOKENS)
+    clip_s_max: float = Field(4 * 3600.0, gt=0, le=86400, json_schema_extra=TOKENS)
 
 
 class BatchingConfig(_Group):
     """How clips become batches; decides padded shapes, so it is part of the fingerprint."""
 
-    batch_s: float = Field(60.0, gt=0, description="padded seconds of one batch", json_schema_extra=TOKENS)
-    batch_size_max: int = Field(64, ge=1, json_schema_extra=TOKENS)
+    batch_s: float = Field(60.0, gt=0, le=86400, description="padded seconds of one batch", json_schema_extra=TOKENS)
+    batch_size_max: int = Field(64, ge=1, le=65536, json_schema_extra=TOKENS)
     window_s: float = Field(
-        300.0, gt=0, description="seconds of clips sorted by length at once", json_schema_extra=TOKENS
+        300.0, gt=0, le=86400, description="seconds of clips sorted by length at once", json_schema_extra=TOKENS
     )
-    segment_s: float = Field(30.0, gt=0, description="longest segment of a long clip", json_schema_extra=TOKENS)
+    segment_s: float = Field(
+        30.0, gt=0, le=3600, description="longest segment of a long clip", json_schema_extra=TOKENS
+    )
     segment_search_s: float = Field(
-        5.0, ge=0, description="a cut is sought this far before the segment's end", json_schema_extra=TOKENS
+        5.0, ge=0, le=3600, description="a cut is sought this far before the segment's end", json_schema_extra=TOKENS
     )
     windows_in_flight: int = Field(1, ge=1, le=16, description="windows read ahead of the codec, a shard")
 
@@ -179,10 +183,10 @@ class JobConfig(_Group):
     @field_validator("carry")
     @classmethod
     def _carry_in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        taken = sorted(set(value) & RESERVED_COLUMNS | {name for name in value if name.startswith("acoustic_")})
+        taken = sorted(name for name in value if name in RESERVED_NAMES or re.match(r"acoustic_|__", name))
         if taken:
-            raise ValueError(f"{taken} are names of token columns; carry other suffixes")
-        bad = sorted(name for name in value if not re.fullmatch(r"[a-z0-9_.-]{1,64}", name))
+            raise ValueError(f"{taken} are names that token shards use themselves; carry other suffixes")
+        bad = sorted(name for name in value if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name))
         if bad:
             raise ValueError(f"{bad} are not lower-case suffixes such as 'txt' or 'json'")
         return tuple(sorted(set(value)))
@@ -194,11 +198,18 @@ class JobConfig(_Group):
             check_uri(uri.removeprefix("@"))
         return value
 
+    @field_validator("storage")
+    @classmethod
+    def _no_secret_in_endpoint(cls, value: StorageConfig) -> StorageConfig:
+        if "@" in (value.endpoint_url or ""):
+            raise ValueError("endpoint_url has credentials in it; give them by environment or profile")
+        return value
+
     @field_validator("output", "codec")
     @classmethod
     def _no_secrets(cls, value: str) -> str:
         check_uri(value)
-        return value.rstrip("/") or value
+        return value.rstrip("/")
 
     @model_validator(mode="after")
     def _consistent(self) -> JobConfig:
@@ -207,13 +218,18 @@ class JobConfig(_Group):
                 f"batching.segment_s ({self.batching.segment_s}) is above batching.batch_s "
                 f"({self.batching.batch_s}): a segment would fit no batch"
             )
+        if self.executor == "inline" and self.replicas not in (1, "auto"):
+            raise ValueError(f"replicas is {self.replicas}, the inline executor has one; use --executor ray")
         if self.num_acoustic_codebooks is not None and "acoustic" not in self.streams:
             raise ValueError("num_acoustic_codebooks is set but streams has no 'acoustic'")
         return self
 
 
-RESERVED_COLUMNS = frozenset(
+RESERVED_NAMES = frozenset(
     {
+        "semantic.npy",
+        "acoustic.npy",
+        "source.json",
         "key",
         "num_frames",
         "num_audio_samples",
@@ -236,13 +252,17 @@ def check_uri(uri: str) -> None:
     """
     if uri.startswith("pipe:"):
         raise ValueError("'pipe:' inputs run programs and are refused; give a path or an s3:// URI")
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)", uri)
+    if not uri.strip() or uri.strip("/") == "":
+        raise ValueError("is no place; give a folder below the root, or an s3:// URI")
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)([^/]*)", uri)
     if not match:
         return
-    scheme, authority = match.groups()
+    scheme, slashes, authority = match.groups()
     if scheme not in URI_SCHEMES:
         raise ValueError(f"scheme {scheme!r} is not known; allowed: a plain path, {', '.join(URI_SCHEMES)}")
-    if "@" in authority:
+    if slashes not in ("//", "///") or (slashes == "///") != (scheme == "file") or not authority:
+        raise ValueError(f"is no {scheme}:// URI with a name behind it; is a variable empty?")
+    if scheme != "file" and re.search("[@:]", authority):
         raise ValueError(
             f"a {scheme}:// URI has credentials in it; give them by environment or profile (storage.profile)"
         )
@@ -258,7 +278,8 @@ def load_config(values: Mapping[str, Any]) -> JobConfig:
 
 
 def _explain(fault: dict[str, Any]) -> str:
-    location = [str(part) for part in fault["loc"]]
+    # A union's members stand in the place as well, under names that mean nothing to people.
+    location = [str(part) for part in fault["loc"] if re.fullmatch(r"\w+", str(part))]
     name = ".".join(location)
     if fault["type"] == "extra_forbidden":
         group: type[BaseModel] = JobConfig
@@ -280,7 +301,7 @@ def _explain(fault: dict[str, Any]) -> str:
 
 def _without_credentials(text: str) -> str:
     """The text with what stands before an `@` of a URI blotted out."""
-    return re.sub(r"://[^/\s'\"]*@", "://***@", text)
+    return re.sub(r"://[^\s'\"]*@", "://***@", text)
 
 
 def token_settings(config: JobConfig) -> dict[str, Any]:
@@ -306,13 +327,17 @@ def fingerprint_parts(config: JobConfig, codec: CodecInfo, device: Device) -> di
     """
     parts = token_settings(config)
     del parts["codec"]
+    num_codebooks = config.num_acoustic_codebooks or len(codec.acoustic_cardinalities)
     parts.update(
         {
+            "num_acoustic_codebooks": num_codebooks if "acoustic" in config.streams else 0,
             "format_version": FORMAT_VERSION,
             "codec.name": codec.name,
             "codec.checkpoint_hash": codec.checkpoint_hash,
             "codec.sample_rate_hz": codec.sample_rate_hz,
             "codec.frame_size": codec.frame_size,
+            "codec.semantic_cardinality": codec.semantic_cardinality,
+            "codec.acoustic_cardinalities": list(codec.acoustic_cardinalities),
             "device": device,
         }
     )

@@ -83,7 +83,8 @@ class DecoderPool:
         num_bytes = 0
         for item in samples:
             chunk.append(item)
-            num_bytes += len(item.audio) if isinstance(item, Sample) else 0
+            if isinstance(item, Sample):
+                num_bytes += len(item.audio) + sum(map(len, item.sidecars.values()))
             if num_bytes >= self._chunk_bytes or len(chunk) == self._chunk_samples_max:
                 yield chunk
                 chunk, num_bytes = [], 0

@@ -21,9 +21,14 @@ _Pieces = dict[tuple[int, int], tuple[NDArray[np.uint16] | None, NDArray[np.uint
 
 @dataclass(slots=True)
 class Progress:
-    """How far a shard is; written by one thread, read by others."""
+    """How far a shard is; each field is written by one thread, and read by others.
 
+    `num_clips` counts what came out of decoding, rejects too: a shard of bad audio also moves.
+    """
+
+    num_clips: int = 0
     num_batches: int = 0
+    num_objects: int = 0
     num_halved_batches: int = 0
     audio_s: float = 0.0
     padded_s: float = 0.0

@@ -17,7 +17,10 @@ def claim_job(store: Store, place: OutputPlace, record: JobRecord) -> None:
         return
     standing = read_job(store, place)
     if standing.fingerprint != record.fingerprint:
-        raise OtherJobError(_difference(place, standing.parts, record.parts))
+        remedy = "use the same settings, or another output place"
+        if next(iter(store.list(place.commits)), None) is None:
+            remedy += f"; nothing is committed there yet, so if no run of it is alive, delete {place.job}"
+        raise OtherJobError(_difference(place, standing.parts, record.parts) + remedy)
 
 
 def read_job(store: Store, place: OutputPlace) -> JobRecord:
@@ -31,8 +34,4 @@ def read_job(store: Store, place: OutputPlace) -> JobRecord:
 def _difference(place: OutputPlace, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     names = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]
     lines = [f"  {name}: there {theirs.get(name)!r}, here {ours.get(name)!r}" for name in names]
-    return (
-        f"{place.base} holds another job; what decides the tokens differs in:\n"
-        + "\n".join(lines)
-        + "\nuse the same settings, or another output place"
-    )
+    return f"{place.base} holds another job; what decides the tokens differs in:\n" + "\n".join(lines) + "\n"

@@ -11,9 +11,11 @@ TOKEN_FOLDERS = ("tokens", "semantic", "acoustic", "rejects")
 """Folders of objects that a commit names; all else below the output is a record or derived."""
 
 _TOKEN_NAME = re.compile(
-    r"(?P<folder>tokens|rejects|semantic|acoustic)/(?P<shard_id>.+-[0-9a-f]{8})\.(?P<attempt>[0-9a-f]{32})\.(?P<ending>parquet|tar)"
+    r"(?P<folder>tokens|rejects|semantic|acoustic)/(?P<shard_id>.*-[0-9a-f]{8})"
+    r"\.(?P<attempt>[0-9a-f]{32})\.(?P<ending>parquet|tar)",
+    re.DOTALL,
 )
-_COMMIT_NAME = re.compile(r"commits/(?P<shard_id>.+-[0-9a-f]{8})\.json")
+_COMMIT_NAME = re.compile(r"commits/(?P<shard_id>.*-[0-9a-f]{8})\.json", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

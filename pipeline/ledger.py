@@ -81,6 +81,10 @@ class Ledger:
         """Whether every shard is committed or failed."""
         return not self._states[ShardState.PENDING] and not self._states[ShardState.LEASED]
 
+    def has_failed(self, shard_id: str) -> bool:
+        """Whether the shard was given up."""
+        return self._entries[shard_id].state is ShardState.FAILED
+
     def failures(self) -> Iterator[tuple[Shard, str]]:
         """The failed shards, with why."""
         for entry in self._entries.values():

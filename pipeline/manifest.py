@@ -58,11 +58,6 @@ class Manifest:
     fingerprint: str
     rows: dict[str, ManifestRow] = field(default_factory=dict)
 
-    @property
-    def counts(self) -> Counts:
-        """Sums over all shards."""
-        return sum_counts(row.record.counts for row in self.rows.values())
-
 
 def sum_counts(parts: Iterable[Counts]) -> Counts:
     """Field by field."""
@@ -83,7 +78,7 @@ def fold_commits(store: Store, place: OutputPlace, fingerprint: str, *, known: M
 
     What is `known` is by default the stored manifest's; a row counts only while its commit's ETag stands.
     """
-    known = known or _load(store, place, fingerprint)
+    known = known or load_manifest(store, place, fingerprint)
     manifest = Manifest(fingerprint)
     wanted: list[tuple[str, str]] = []
     for info in store.list(place.commits):
@@ -113,20 +108,23 @@ def write_manifest(store: Store, place: OutputPlace, manifest: Manifest) -> None
     store.put(place.manifest, sink.getvalue().to_pybytes())
 
 
-def _load(store: Store, place: OutputPlace, fingerprint: str) -> Manifest:
-    """The stored manifest; an empty one when there is none, or when it is another job's or format's."""
+def load_manifest(store: Store, place: OutputPlace, fingerprint: str) -> Manifest:
+    """The stored manifest; an empty one when there is none, or when it is damaged, another job's or format's."""
     manifest = Manifest(fingerprint)
     try:
         content = store.read(place.manifest, bytes_max=MANIFEST_BYTES_MAX)
-        table = pq.read_table(pa.BufferReader(content))
-    except (ObjectMissingError, pa.ArrowInvalid):
-        return manifest  # derived data: the commits have it all
-    metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
-    same_job = metadata.get(b"voxmill.fingerprint") == fingerprint.encode()
-    if not same_job or metadata.get(b"voxmill.format_version") != str(FORMAT_VERSION).encode():
+    except ObjectMissingError:
         return manifest
-    for row in _rows(table):
-        manifest.rows[row.record.shard_id] = row
+    try:
+        table = pq.read_table(pa.BufferReader(content))
+        metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
+        same_job = metadata.get(b"voxmill.fingerprint") == fingerprint.encode()
+        same_version = metadata.get(b"voxmill.format_version") == str(FORMAT_VERSION).encode()
+        if same_job and same_version and table.schema.equals(SCHEMA, check_metadata=False):
+            manifest.rows = {row.record.shard_id: row for row in _rows(table)}
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        # Whatever a damaged file makes of itself: it is derived, the commits have it all, and it is written anew.
+        manifest.rows = {}
     return manifest
 
 

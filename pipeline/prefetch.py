@@ -56,12 +56,11 @@ class _Prefetcher(Generic[T]):
                 self._items.put(item)
                 if self._stopped.is_set():
                     break
-        except BaseException as error:  # carried over to the reading thread, which raises it
-            last = _Raised(error)
-        finally:
             close = getattr(self._source, "close", None)
             if close is not None:
                 close()
+        except BaseException as error:  # carried over to the reading thread, which raises it
+            last = _Raised(error)
         self._items.put(last)
 
 

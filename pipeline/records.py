@@ -47,6 +47,17 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class CodecRecord(_Part):
+    """The codec's numbers, for readers of the tokens."""
+
+    name: str
+    checkpoint_hash: str
+    sample_rate_hz: int
+    frame_size: int
+    semantic_cardinality: int
+    acoustic_cardinalities: tuple[int, ...]
+
+
 class JobRecord(_Record):
     """`job.json`: what the output place is for."""
 
@@ -54,7 +65,7 @@ class JobRecord(_Record):
     fingerprint: str
     parts: dict[str, Any] = Field(description="all that decides the tokens")
     config: dict[str, Any] = Field(description="the config of the run that made the place")
-    codec: dict[str, Any]
+    codec: CodecRecord
 
 
 class InputRecord(_Part):
@@ -129,6 +140,7 @@ class StatusRecord(_Record):
     driver: str
     updated_unix_s: float
     started_unix_s: float
+    status_every_s: float
     num_shards: int
     num_committed: int
     num_failed: int

@@ -20,7 +20,7 @@ from pipeline.reader import read_samples
 from pipeline.records import CommitRecord, Counts, InputRecord
 from pipeline.storage import Store, Stores
 from pipeline.types import Clip, Reject, Task, TokenRow
-from pipeline.writer import RejectWriter, Spool, TokenFormat, open_token_writer
+from pipeline.writer import RejectWriter, Spool, SpooledFile, TokenFormat, open_token_writer
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def process_shard(task: Task, bench: Workbench, progress: Progress) -> Committed
     with Spool() as spool, RangeStream(bench.stores(shard.uri), shard, config.reading) as stream:
         rejects = RejectWriter(spool, bench.token_format.metadata)
         samples = admit(read_samples(stream, shard.size_bytes, config.reading, config.carry))
-        clips = _put_aside(bench.decoder.decode(samples), rejects, tally)
+        clips = _put_aside(bench.decoder.decode(samples), rejects, tally, progress)
         planned = windows(clips, config.batching, sample_rate_hz=info.sample_rate_hz, frame_size=info.frame_size)
         writer = open_token_writer(config.format, spool, bench.token_format)
         with prefetched(planned, items_max=config.batching.windows_in_flight, name=f"feed {shard.shard_id}") as feed:
@@ -90,7 +90,8 @@ def process_shard(task: Task, bench: Workbench, progress: Progress) -> Committed
         _check_rejects(tally, config.reading.rejects_max_share, shard.uri)
         writer.close()
         rejects.close()
-        objects = put_objects(bench.outputs, bench.place, shard.shard_id, task.attempt, spool.finished())
+        files = _counted(spool.finished(), progress)
+        objects = put_objects(bench.outputs, bench.place, shard.shard_id, task.attempt, files)
     record = CommitRecord(
         shard_id=shard.shard_id,
         fingerprint=bench.fingerprint,
@@ -105,14 +106,23 @@ def process_shard(task: Task, bench: Workbench, progress: Progress) -> Committed
     return commit(bench.outputs, bench.place, record)
 
 
-def _put_aside(items: Iterable[Clip | Reject], rejects: RejectWriter, tally: _Tally) -> Iterator[Clip]:
+def _put_aside(
+    items: Iterable[Clip | Reject], rejects: RejectWriter, tally: _Tally, progress: Progress
+) -> Iterator[Clip]:
     """Pass clips on; write rejects to their list."""
     for item in items:
+        progress.num_clips += 1
         if isinstance(item, Reject):
             tally.rejects[item.reason.value] = tally.rejects.get(item.reason.value, 0) + 1
             rejects.write(item)
         else:
             yield item
+
+
+def _counted(files: Iterable[SpooledFile], progress: Progress) -> Iterator[SpooledFile]:
+    for file in files:
+        yield file
+        progress.num_objects += 1
 
 
 def _check_rejects(tally: _Tally, share_max: float, uri: str) -> None:

@@ -29,7 +29,8 @@ from pipeline.config import WritingConfig
 from pipeline.types import Reject, TokenRow
 
 ROW_GROUP_FRAMES_MAX = 1 << 20
-"""A row group is closed at so many frames even when it has few rows: long clips must not fill the memory."""
+ROW_GROUP_SIDECAR_BYTES_MAX = 64 << 20
+"""A row group closes at these even when it has few rows: long clips and large sidecars must not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +150,16 @@ class ParquetTokenWriter(TokenWriter):
         self._writer = pq.ParquetWriter(spool.file("tokens"), self._schema, compression=compression)
         spool.closes(self._writer)
         self._rows: list[TokenRow] = []
-        self._num_frames = 0
+        self._num_frames = self._sidecar_bytes = 0
 
     def write(self, rows: Iterable[TokenRow]) -> None:
         """Add rows; memory holds one row group."""
         for row in rows:
             self._rows.append(row)
             self._num_frames += row.num_frames
+            self._sidecar_bytes += sum(map(len, row.sidecars.values()))
             full = len(self._rows) >= self._format.writing.row_group_rows
+            full = full or self._sidecar_bytes >= ROW_GROUP_SIDECAR_BYTES_MAX
             if full or self._num_frames >= ROW_GROUP_FRAMES_MAX:
                 self._flush()
 
@@ -167,7 +170,7 @@ class ParquetTokenWriter(TokenWriter):
         self._writer.close()
 
     def _flush(self) -> None:
-        rows, self._rows, self._num_frames = self._rows, [], 0
+        rows, self._rows, self._num_frames, self._sidecar_bytes = self._rows, [], 0, 0
         columns: dict[str, Any] = {
             "key": [row.key for row in rows],
             "num_frames": [row.num_frames for row in rows],

@@ -22,8 +22,6 @@ from uuid import uuid4
 
 ROOT = Path(__file__).parents[1]
 WAIT_S_MAX = 60.0
-MARK = "VOXMILL_TEST_MARK"
-"""An environment variable that all descendants of a program inherit, whoever their parent is by then."""
 
 FAST_DEATHS = {
     "health_check_initial_delay_ms": 0,
@@ -52,16 +50,20 @@ class Process:
 
     pid: int
     started: int
+    name: str = field(compare=False)
     parent: int = field(compare=False)  # another one when the parent ends
+    session: int = field(compare=False)
 
     @classmethod
     def find(cls, pid: int) -> Process | None:
         """The process of a pid; None when it has ended, waited for or not."""
         try:
-            state, parent, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            head, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
         except (FileNotFoundError, ProcessLookupError):
             return None
-        return None if state in "ZX" else cls(pid, started=int(rest[17]), parent=int(parent))
+        state, parent, _, session, *rest = tail.split()
+        name = head.partition("(")[2]
+        return None if state in "ZX" else cls(pid, int(rest[15]), name, int(parent), int(session))
 
     @property
     def runs(self) -> bool:
@@ -95,18 +97,9 @@ def descendants(pid: int) -> list[Process]:
     return found
 
 
-def marked(mark: str) -> list[Process]:
-    """Processes that were started, at any remove, with this mark in their environment."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for process in processes():
-        try:
-            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # ended meanwhile, or another user's
-        if wanted in environment.split(b"\0"):
-            found.append(process)
-    return found
+def session(leader: int) -> list[Process]:
+    """All that a session's leader started at any remove, also when it has ended: whatever happens, they keep it."""
+    return [process for process in processes() if process.session == leader]
 
 
 def listening(processes: list[Process]) -> set[str]:
@@ -163,7 +156,6 @@ class Cluster:
 @contextmanager
 def cluster(**resources: Any) -> Iterator[Cluster]:
     """A cluster of one node with these resources, bound to loopback, that lets in only who has its token."""
-    mark = uuid4().hex
     environment = {
         **os.environ,
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # binds loopback
@@ -175,36 +167,42 @@ def cluster(**resources: Any) -> Iterator[Cluster]:
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**environment, MARK: mark},
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,
     ) as process:
         try:
             yield Cluster(process, environment)
         finally:
             process.kill()
             process.wait()
-            kill(marked(mark))
+            kill(session(process.pid))
 
 
 class Run:
     """`voxmill run` as a program of its own, seen by its lines, its exit code and its processes."""
 
     def __init__(self, folder: Path, arguments: list[str], environment: dict[str, str]) -> None:
-        self.mark = uuid4().hex
-        self._stdout, self._stderr = folder / f"{self.mark}.out", folder / f"{self.mark}.err"
+        name = uuid4().hex
+        self._stdout, self._stderr = folder / f"{name}.out", folder / f"{name}.err"
         with self._stdout.open("w") as stdout, self._stderr.open("w") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jobs.cli", "run", *arguments, "--json"],
                 cwd=ROOT,
-                env={**environment, MARK: self.mark},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
             )
+
+    @property
+    def processes(self) -> list[Process]:
+        """Those of it that run now, itself among them."""
+        return session(self.process.pid)
 
     @property
     def text(self) -> str:
@@ -238,7 +236,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> Iterator[Run]:
     finally:
         started.process.kill()
         started.process.wait()
-        kill(marked(started.mark))
+        kill(started.processes)
 
 
 def main() -> None:

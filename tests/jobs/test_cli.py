@@ -12,7 +12,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from jobs.cli import main
 from tests import servers
@@ -131,6 +134,17 @@ def test_a_missing_object_is_named_and_the_rest_is_done(tmp_path):
         ),
         (["--input=pipe:cat /etc/passwd"], "calibrated:", ["pipe:"]),
         (["--input=s3://key:secret@bucket/a.tar"], "calibrated:", ["credentials"]),
+        (["--input=s3://key:se/cret@bucket/a.tar"], "calibrated:", ["credentials"]),
+        (["--set=storage.endpoint_url=http://me:secret@host"], "calibrated:", ["credentials"]),
+        (["--output=s3:///tokens"], "calibrated:", ["is a variable empty?"]),
+        (["--output=/"], "calibrated:", ["is no place"]),
+        (["--set=batching.window_s=.inf"], "calibrated:", ["batching.window_s"]),
+        (["--set=batching.segment_s=0.01"], "calibrated:", ["less than one frame"]),
+        (["--carry=source.json"], "calibrated:", ["token shards use themselves"]),
+        (["--carry=..txt"], "calibrated:", ["lower-case suffixes"]),
+        (["--precision=float16"], GOLDEN, ["float16", "bfloat16"]),
+        (["--device=cuda"], "calibrated:", ["no CUDA device"]),
+        (["--replicas=3"], "calibrated:", ["the inline executor has one"]),
     ],
 )
 def test_wrong_usage_is_refused_with_what_to_do(tmp_path, flags, codec, expected):
@@ -141,6 +155,8 @@ def test_wrong_usage_is_refused_with_what_to_do(tmp_path, flags, codec, expected
         assert part in done.stderr
     assert "Traceback" not in done.stderr
     assert "secret" not in done.stderr
+    assert "cret@" not in done.stderr
+    assert not (tmp_path / "out" / "job.json").exists(), "a refused run claims nothing"
     assert not (tmp_path / "out" / "commits").exists()
 
 
@@ -209,6 +225,101 @@ def test_verify_finds_what_was_done_to_the_objects(tmp_path):
     assert "sha256" in first
     assert "bytes, its commit says" in second
     assert gone.name in third
+
+
+def test_plan_samples_shards_larger_than_its_sample(tmp_path):
+    content = CLIPS[0].read_bytes()
+    put_shards(
+        str(tmp_path / "in"), {"big.tar": tar_of((f"c{n}.flac", content) for n in range(6_000_000 // len(content)))}
+    )
+    done = voxmill("plan", f"--input={tmp_path}/in/", f"--output={tmp_path}/out", "--codec=calibrated:", "--json")
+    assert done.returncode == 0, done.stderr
+    num_clips = 6_000_000 // len(content)
+    assert json.loads(done.stdout)["estimated_audio_s"] == pytest.approx(
+        soundfile.info(CLIPS[0]).duration * num_clips, rel=0.05
+    )
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_verify_finds_what_was_done_to_the_records(tmp_path):
+    inputs = put_shards(str(tmp_path / "in"), speech_shards())
+    run(tmp_path, inputs)
+    commits = sorted((tmp_path / "out" / "commits").glob("*.json"))
+    first, second, third = (json.loads(path.read_text()) for path in commits)
+    edit(commits[0], counts=first["counts"] | {"audio_s": 1.0, "num_rows": 77})
+    edit(commits[1], input=second["input"] | {"uri": "/elsewhere.tar"})
+    edit(commits[2], objects=third["objects"] * 2)
+    done = voxmill("verify", tmp_path / "out", "--json")
+    assert done.returncode == 1
+    faults = "\n".join(json.loads(done.stdout)["faults"])
+    for expected in ("num_rows is 4, its commit says 77", "audio_s is", "/elsewhere.tar", "names an object twice"):
+        assert expected in faults
+    commits[0].unlink()
+    assert "its commit record is gone" in voxmill("verify", tmp_path / "out").stdout
+    job = tmp_path / "out" / "job.json"
+    edit(job, parts=json.loads(job.read_text())["parts"] | {"streams": ["semantic"]})
+    done = voxmill("verify", tmp_path / "out")
+    assert done.returncode == 2
+    assert "was changed" in done.stderr
+
+
+def test_damaged_derived_files_stop_nothing_and_decide_nothing(tmp_path):
+    """A manifest that lies must never make a run delete what the commits name."""
+    inputs = put_shards(str(tmp_path / "in"), speech_shards())
+    run(tmp_path, inputs)
+    before = committed_hashes(f"{tmp_path}/out")
+    manifest = tmp_path / "out" / "manifest.parquet"
+    table = pq.read_table(manifest)
+    objects = table["objects"].to_pylist()
+    for row in objects:
+        row[0]["path"] = row[0]["path"].replace("speech", "sqeech")
+    column = table.schema.get_field_index("objects")
+    pq.write_table(
+        table.set_column(column, table.schema.field(column), pa.array(objects, table.schema.field(column).type)),
+        manifest,
+    )
+    assert run(tmp_path, inputs)[0].returncode == 0
+    assert committed_hashes(f"{tmp_path}/out") == before
+    whole = manifest.read_bytes()
+    for position in range(0, len(whole), len(whole) // 40):
+        manifest.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+        (tmp_path / "out" / "status.json").write_text("{")
+        done, _ = run(tmp_path, inputs)
+        assert done.returncode == 0, done.stderr
+    assert voxmill("status", f"{tmp_path}/out").returncode == 0
+    assert committed_hashes(f"{tmp_path}/out") == before
+    assert voxmill("verify", f"{tmp_path}/out").returncode == 0
+
+
+def test_an_output_below_the_input_is_not_tokenized(tmp_path):
+    put_shards(str(tmp_path / "in"), speech_shards())
+    command = [
+        "run",
+        f"--input={tmp_path}/in/",
+        f"--output={tmp_path}/in/out",
+        "--codec=calibrated:",
+        *FAST,
+        "--format=webdataset",
+    ]
+    assert voxmill(*command).returncode == 0
+    again = voxmill(*command)
+    assert again.returncode == 2
+    assert "tokenize its own output" in again.stderr
+
+
+def test_a_committed_input_may_be_gone_and_orphans_are_told(tmp_path):
+    inputs = put_shards(str(tmp_path / "in"), speech_shards())
+    run(tmp_path, inputs)
+    Path(inputs[0]).unlink()
+    done, report = run(tmp_path, inputs)
+    assert (done.returncode, report["num_committed"], report["counts"]["num_rows"]) == (0, 3, len(CLIPS))
+    orphan = f"tokens/gone-01234567.{'0' * 32}.parquet"
+    (tmp_path / "out" / orphan).write_bytes(b"of a shard that is no input any more")
+    done, report = run(tmp_path, inputs[1:])
+    assert (done.returncode, report["num_committed"], report["orphans"]) == (0, 2, [orphan])
 
 
 def wait_for(condition, process, seconds=60.0):

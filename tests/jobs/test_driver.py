@@ -43,7 +43,7 @@ class Script:
     def clock(self):
         return self.now_s
 
-    def pick_device(self):
+    def pick_device(self, asked):
         return "cpu"
 
     def start(self, setup):

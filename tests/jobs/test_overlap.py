@@ -1,0 +1,76 @@
+"""A replica is never idle at a shard's border: shown by a codec that waits for the next shard to be read."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pipeline.storage
+from codec.registry import load_codec
+from jobs.run import run_job
+from pipeline.config import load_config
+from tests.corpus import put_shards, speech_shards
+from tests.jobs.test_run import FAST
+
+WAIT_S_MAX = 30.0
+
+
+class Read:
+    """Which shards have been read, and whether they are two by now."""
+
+    def __init__(self) -> None:
+        self.shards: set[str] = set()
+        self.two = threading.Event()
+
+    def add(self, uri: str) -> None:
+        self.shards.add(uri)
+        if len(self.shards) == 2:
+            self.two.set()
+
+
+class Watched:
+    """A store that notes which shards are read."""
+
+    def __init__(self, store: Any, read: Read) -> None:
+        self._store, self._read = store, read
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        def call(uri: str, *args: Any, **kwargs: Any) -> Any:
+            result = method(uri, *args, **kwargs)
+            if name == "read_range":
+                self._read.add(uri)
+            return result
+
+        return call
+
+
+class Patient:
+    """The calibrated codec; its first batch ends only when the second shard has been read."""
+
+    def __init__(self, read: Read) -> None:
+        self._codec = load_codec("calibrated:")
+        self._read = read
+        self.next_was_read: bool | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._codec, name)
+
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        if self.next_was_read is None:
+            self.next_was_read = self._read.two.wait(WAIT_S_MAX)
+        return self._codec.encode(*args, **kwargs)
+
+
+def test_the_next_shard_is_read_while_this_one_is_encoded(tmp_path, monkeypatch):
+    inputs = put_shards(str(tmp_path / "in"), speech_shards(5))
+    read = Read()
+    codec = Patient(read)
+    opened = pipeline.storage.open_store
+    monkeypatch.setattr("pipeline.storage.open_store", lambda *args: Watched(opened(*args), read))
+    monkeypatch.setattr("jobs.replica.load_codec", lambda *args, **kwargs: codec)
+    config = {"input": inputs, "output": f"{tmp_path}/out", "codec": "calibrated:", "executor": "inline", **FAST}
+    report = run_job(load_config(config), plain=True)
+    assert report.exit_code == 0
+    assert codec.next_was_read
