@@ -13,10 +13,10 @@ from codec.longcat.config import PUBLISHED
 from jobs.display import hours
 from pipeline.config import JobConfig, ReadingConfig
 from pipeline.errors import ConfigError, DataError
-from pipeline.layout import OutputPlace, parse_commit_path
+from pipeline.layout import output_place, parse_commit_path
 from pipeline.reader import read_samples
 from pipeline.shards import list_shards
-from pipeline.storage import Stores, normal_uri
+from pipeline.storage import Stores
 from pipeline.types import Sample, Shard
 
 SHARDS_SAMPLED = 4
@@ -74,7 +74,7 @@ def plan(config: JobConfig) -> PlanReport:
     listing = list_shards(config.input, stores)
     if not listing.shards:
         raise ConfigError(f"no input shard is there; asked for: {', '.join(config.input)}")
-    place = OutputPlace(normal_uri(config.output).rstrip("/"))
+    place = output_place(config.output)
     committed = {parse_commit_path(place.path(info.uri)) for info in stores(place.base).list(place.commits)}
     todo = [shard for shard in listing.shards if shard.shard_id not in committed]
     frame_rate_hz, num_acoustic, assumed = _sizes(config)

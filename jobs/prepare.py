@@ -15,11 +15,11 @@ from pipeline.commit import find_commit
 from pipeline.config import Device, JobConfig, fingerprint, fingerprint_parts
 from pipeline.errors import ConfigError, DataError, OtherJobError, RefusedError, UnsafeStoreError
 from pipeline.job import claim_job
-from pipeline.layout import OutputPlace
+from pipeline.layout import OutputPlace, output_place
 from pipeline.manifest import Manifest, fold_commits
 from pipeline.records import RECORD_BYTES_MAX, CodecRecord, FailureRecord, JobRecord
 from pipeline.shards import Listing, list_shards
-from pipeline.storage import Store, Stores, normal_uri, probe_put_if_absent
+from pipeline.storage import Store, Stores, probe_put_if_absent
 from pipeline.types import Shard
 
 NAMES_SHOWN = 10
@@ -53,7 +53,7 @@ class OpenJob:
 
 def absolute(config: JobConfig) -> JobConfig:
     """The config with absolute places, since replicas may run in other folders."""
-    places = {"output": normal_uri(config.output).rstrip("/")}
+    places = {"output": output_place(config.output).base}
     if "://" not in config.codec and Path(config.codec).is_dir():
         places["codec"] = str(Path(config.codec).absolute())
     return config.model_copy(update=places)

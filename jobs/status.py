@@ -10,9 +10,9 @@ from jobs.display import duration, hours
 from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import ObjectMissingError, RefusedError
 from pipeline.job import read_job
-from pipeline.layout import OutputPlace, parse_commit_path
+from pipeline.layout import OutputPlace, output_place, parse_commit_path
 from pipeline.records import RECORD_BYTES_MAX, JobRecord, StatusRecord
-from pipeline.storage import Store, Stores, normal_uri
+from pipeline.storage import Store, Stores
 
 SILENT_TURNS = 6
 """A running driver that has missed so many turns of writing its status has died or lost the store."""
@@ -69,13 +69,13 @@ def status(output: str, storage: StorageConfig, retry: RetryConfig) -> JobStatus
 
     Raises `RefusedError` when there is no job.
     """
-    base = normal_uri(output).rstrip("/")
-    store, place = Stores(storage, retry)(base), OutputPlace(base)
+    place = output_place(output)
+    store = Stores(storage, retry)(place.base)
     job = read_job(store, place)
     num_commits = sum(parse_commit_path(place.path(info.uri)) is not None for info in store.list(place.commits))
     last = _last(store, place)
     age_s = time.time() - last.updated_unix_s if last else 0.0
-    return JobStatus(base, job, num_commits, last, age_s)
+    return JobStatus(place.base, job, num_commits, last, age_s)
 
 
 def _last(store: Store, place: OutputPlace) -> StatusRecord | None:

@@ -12,10 +12,10 @@ from pipeline.commit import find_commit
 from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import DataError, RefusedError
 from pipeline.job import read_job
-from pipeline.layout import OutputPlace, parse_commit_path, parse_token_path
+from pipeline.layout import OutputPlace, output_place, parse_commit_path, parse_token_path
 from pipeline.manifest import load_manifest
 from pipeline.records import CommitRecord
-from pipeline.storage import Store, Stores, normal_uri
+from pipeline.storage import Store, Stores
 
 READERS = 4
 """Shards checked at once."""
@@ -67,11 +67,11 @@ def verify(output: str, storage: StorageConfig, retry: RetryConfig) -> VerifyRep
     Raises `RefusedError` when there is no job, `StoreDeniedError` or `StoreUnavailableError` when the
     place cannot be read.
     """
-    base = normal_uri(output).rstrip("/")
-    store, place = Stores(storage, retry)(base), OutputPlace(base)
+    place = output_place(output)
+    store = Stores(storage, retry)(place.base)
     job = read_job(store, place)
     rules = TokenRules.of(job, place.job)
-    report = VerifyReport(base)
+    report = VerifyReport(place.base)
     named: set[str] = set()
     with ThreadPoolExecutor(READERS, thread_name_prefix="verify") as pool:
         shard_ids = _commits(store, place)

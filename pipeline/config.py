@@ -209,7 +209,7 @@ class JobConfig(_Group):
     @classmethod
     def _no_secrets(cls, value: str) -> str:
         check_uri(value)
-        return value.rstrip("/")
+        return value.rstrip("/") or value
 
     @model_validator(mode="after")
     def _consistent(self) -> JobConfig:
@@ -252,8 +252,8 @@ def check_uri(uri: str) -> None:
     """
     if uri.startswith("pipe:"):
         raise ValueError("'pipe:' inputs run programs and are refused; give a path or an s3:// URI")
-    if not uri.strip() or uri.strip("/") == "":
-        raise ValueError("is no place; give a folder below the root, or an s3:// URI")
+    if not uri.strip():
+        raise ValueError("is no place; give a path or an s3:// URI")
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)([^/]*)", uri)
     if not match:
         return
@@ -296,10 +296,10 @@ def _explain(fault: dict[str, Any]) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if not location:
         return str(message)
-    return f"{name}: found {_without_credentials(repr(fault['input']))}; {message}"
+    return f"{name}: found {without_credentials(repr(fault['input']))}; {message}"
 
 
-def _without_credentials(text: str) -> str:
+def without_credentials(text: str) -> str:
     """The text with what stands before an `@` of a URI blotted out."""
     return re.sub(r"://[^\s'\"]*@", "://***@", text)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pipeline.storage import join
+from pipeline.errors import ConfigError
+from pipeline.storage import join, normal_uri
 
 TOKEN_FOLDERS = ("tokens", "semantic", "acoustic", "rejects")
 """Folders of objects that a commit names; all else below the output is a record or derived."""
@@ -64,6 +65,14 @@ class OutputPlace:
     def failure(self, shard_id: str, attempt: str) -> str:
         """The failure record of an attempt."""
         return self.uri(f"failures/{shard_id}/{attempt}.json")
+
+
+def output_place(uri: str) -> OutputPlace:
+    """The place of an output as a person names it. Raises `ConfigError` when it is no folder of a known store."""
+    base = normal_uri(uri).rstrip("/")
+    if not base:
+        raise ConfigError(f"{uri!r} is no place for an output; give a folder below the root, or an s3:// URI")
+    return OutputPlace(base)
 
 
 def token_path(folder: str, shard_id: str, attempt: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-from pipeline.config import RetryConfig, StorageConfig, check_uri
+from pipeline.config import RetryConfig, StorageConfig, check_uri, without_credentials
 from pipeline.errors import ConfigError, ObjectMissingError, RefusedError, UnsafeStoreError
 from pipeline.retry import Retry
 from pipeline.storage_local import LocalStore, local_path
@@ -108,7 +108,7 @@ def normal_uri(uri: str) -> str:
     try:
         check_uri(uri)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(f"{without_credentials(uri)!r}: {error}") from None
     return uri if is_remote(uri) else str(local_path(uri))
 
 

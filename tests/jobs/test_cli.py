@@ -137,7 +137,7 @@ def test_a_missing_object_is_named_and_the_rest_is_done(tmp_path):
         (["--input=s3://key:se/cret@bucket/a.tar"], "calibrated:", ["credentials"]),
         (["--set=storage.endpoint_url=http://me:secret@host"], "calibrated:", ["credentials"]),
         (["--output=s3:///tokens"], "calibrated:", ["is a variable empty?"]),
-        (["--output=/"], "calibrated:", ["is no place"]),
+        (["--output=/"], "calibrated:", ["output", "no place"]),
         (["--set=batching.window_s=.inf"], "calibrated:", ["batching.window_s"]),
         (["--set=batching.segment_s=0.01"], "calibrated:", ["less than one frame"]),
         (["--carry=source.json"], "calibrated:", ["token shards use themselves"]),
