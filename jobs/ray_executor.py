@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from pipeline.commit import Committed
 from pipeline.config import Device, JobConfig
 from pipeline.errors import ConfigError, RefusedError, ReplicaLostError
 from pipeline.types import Task
+
+CONNECT_S_MAX = 10.0
+"""For a cluster's head to take a connection."""
 
 LOCAL_OBJECT_STORE_BYTES = 128 << 20
 """Of a Ray of our own: nothing large goes through it, and some hosts have a small /dev/shm."""
@@ -223,11 +227,30 @@ def _connect(config: JobConfig) -> bool:
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
     is_own = not address or address == "local"
     if not is_own:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        _join(str(address))
     else:
         _start_ray(config)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself, and the run would no longer drain
     return is_own
+
+
+def _join(address: str) -> None:
+    """Join a cluster; asked by a plain connection first, since Ray itself would try for minutes."""
+    if address != "auto":
+        host, colon, port = address.rpartition(":")
+        if not colon or not port.isdigit() or "://" in address:
+            raise ConfigError(f"the Ray address {address!r} is no HOST:PORT of a cluster's head, nor 'auto'")
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_S_MAX).close()
+        except OSError as error:
+            raise RefusedError(
+                f"no Ray answers at {address} ({error.strerror or error}); check --ray-address and RAY_ADDRESS, "
+                "start a cluster there, or leave both out for a Ray of our own"
+            ) from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (RuntimeError, ConnectionError) as error:
+        raise RefusedError(f"the Ray cluster at {address} cannot be joined from here: {error}") from None
 
 
 def _start_ray(config: JobConfig) -> None:

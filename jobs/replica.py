@@ -111,6 +111,7 @@ class Replica:
             num_acoustic_codebooks=setup.num_acoustic_codebooks,
             clock=time.monotonic,
         )
+        self._cpu_threads = config.cpu_threads
         stores = Stores(config.storage, config.retry)
         self._lock = threading.Lock()
         self._progress: dict[str, Progress] = {}
@@ -129,6 +130,9 @@ class Replica:
 
     def process(self, task: Task) -> Committed | Failure:
         """Do one shard. Never raises: what went wrong is returned, typed, for the ledger."""
+        torch.set_num_threads(
+            self._cpu_threads
+        )  # binds this thread alone, and each new one starts from OMP_NUM_THREADS
         progress = Progress()
         with self._lock:
             self._progress[task.attempt] = progress

@@ -145,6 +145,8 @@ def test_a_missing_object_is_named_and_the_rest_is_done(tmp_path):
         (["--precision=float16"], GOLDEN, ["float16", "bfloat16"]),
         (["--device=cuda"], "calibrated:", ["no CUDA device"]),
         (["--replicas=3"], "calibrated:", ["the inline executor has one"]),
+        (["--executor=ray", "--ray-address=127.0.0.1:9"], "calibrated:", ["no Ray answers at 127.0.0.1:9"]),
+        (["--executor=ray", "--ray-address=ray://host:10001"], "calibrated:", ["HOST:PORT"]),
     ],
 )
 def test_wrong_usage_is_refused_with_what_to_do(tmp_path, flags, codec, expected):

@@ -1,9 +1,11 @@
-"""A replica is never idle at a shard's border: shown by a codec that waits for the next shard to be read."""
+"""What a replica does with its threads, shown by codecs that look."""
 
 from __future__ import annotations
 
 import threading
 from typing import Any
+
+import torch
 
 import pipeline.storage
 from codec.registry import load_codec
@@ -53,24 +55,34 @@ class Patient:
         self._codec = load_codec("calibrated:")
         self._read = read
         self.next_was_read: bool | None = None
+        self.num_threads: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._codec, name)
 
     def encode(self, *args: Any, **kwargs: Any) -> Any:
+        self.num_threads.add(torch.get_num_threads())
         if self.next_was_read is None:
             self.next_was_read = self._read.two.wait(WAIT_S_MAX)
         return self._codec.encode(*args, **kwargs)
 
 
-def test_the_next_shard_is_read_while_this_one_is_encoded(tmp_path, monkeypatch):
+def test_the_next_shard_is_read_while_this_one_is_encoded_on_the_threads_of_the_config(tmp_path, monkeypatch):
     inputs = put_shards(str(tmp_path / "in"), speech_shards(5))
     read = Read()
     codec = Patient(read)
     opened = pipeline.storage.open_store
     monkeypatch.setattr("pipeline.storage.open_store", lambda *args: Watched(opened(*args), read))
     monkeypatch.setattr("jobs.replica.load_codec", lambda *args, **kwargs: codec)
-    config = {"input": inputs, "output": f"{tmp_path}/out", "codec": "calibrated:", "executor": "inline", **FAST}
+    config: dict[str, Any] = {
+        "input": inputs,
+        "output": f"{tmp_path}/out",
+        "codec": "calibrated:",
+        "executor": "inline",
+        **FAST,
+    }
+    config["cpu_threads"] = 3
     report = run_job(load_config(config), plain=True)
     assert report.exit_code == 0
     assert codec.next_was_read
+    assert codec.num_threads == {3}, "in every thread that encodes, whatever the environment says"
