@@ -130,9 +130,8 @@ class Replica:
 
     def process(self, task: Task) -> Committed | Failure:
         """Do one shard. Never raises: what went wrong is returned, typed, for the ledger."""
-        torch.set_num_threads(
-            self._cpu_threads
-        )  # binds this thread alone, and each new one starts from OMP_NUM_THREADS
+        # Binds this thread alone: every new one would go by OMP_NUM_THREADS instead.
+        torch.set_num_threads(self._cpu_threads)
         progress = Progress()
         with self._lock:
             self._progress[task.attempt] = progress
