@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 
@@ -16,8 +17,6 @@ def local_ray(moto_server: servers.S3Server) -> Iterator[None]:
     """A Ray of one node with 4 CPUs, whose workers reach the test's object store."""
     import ray
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # binds loopback
     before = {name: os.environ.get(name) for name in moto_server.environment()}
     os.environ.update(moto_server.environment())
     try:
@@ -29,6 +28,7 @@ def local_ray(moto_server: servers.S3Server) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+        assert ip_address(ray.util.get_node_ip_address()).is_loopback
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
