@@ -151,14 +151,16 @@ class RayExecutor:
     def _wanted(self) -> int:
         if self._config.replicas != "auto":
             return self._config.replicas
-        needs = {"CPU": self._config.ray.cpus_per_replica, "GPU": self._gpus(), **self._config.ray.resources}
-        return max(1, sum(_fits(node, needs) for node in _nodes()))
+        wanted = self._config.ray
+        needs = {"CPU": wanted.cpus_per_replica, "GPU": self._gpus(), "memory": wanted.memory_bytes_per_replica}
+        return max(1, sum(_fits(node, needs | wanted.resources) for node in _nodes()))
 
     def _add(self) -> None:
         in_flight = self._config.running.shards_in_flight
         actor = _RemoteReplica.options(
             num_cpus=self._config.ray.cpus_per_replica,
             num_gpus=self._gpus(),
+            memory=self._config.ray.memory_bytes_per_replica or None,
             resources=self._config.ray.resources or None,
             max_concurrency=in_flight,
             max_restarts=0,

@@ -138,6 +138,9 @@ class RayConfig(_Group):
     address: str | None = Field(None, description="a cluster; default: RAY_ADDRESS, else a Ray of our own")
     cpus_per_replica: float = Field(1.0, ge=0, le=1024)
     gpus_per_replica: float | None = Field(None, ge=0, le=64, description="default: 1 on cuda, 0 on cpu")
+    memory_bytes_per_replica: int = Field(
+        0, ge=0, description="asked of Ray, so that `auto` does not overfill a host; 0 asks for none"
+    )
     resources: dict[str, float] = Field(default_factory=dict, description="custom resources a replica asks for")
 
 
