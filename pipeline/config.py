@@ -263,8 +263,7 @@ def check_uri(uri: str) -> None:
     scheme, slashes, authority = match.groups()
     if scheme not in URI_SCHEMES:
         raise ValueError(f"scheme {scheme!r} is not known; allowed: a plain path, {', '.join(URI_SCHEMES)}")
-    is_whole = slashes == "///" or authority == "localhost" if scheme == "file" else slashes == "//"
-    if not is_whole or not authority:
+    if slashes not in ("//", "///") or (slashes == "///" and scheme != "file") or not authority:
         raise ValueError(f"is no {scheme}:// URI with a name behind it; is a variable empty?")
     if scheme != "file" and re.search("[@:]", authority):
         raise ValueError(
