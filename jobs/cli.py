@@ -7,12 +7,27 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
-from typing import Any
+from contextlib import redirect_stdout, suppress
+from typing import Any, NoReturn
 
 EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3
 
 EXIT_CODES = "exit codes: 0 complete, 1 incomplete or failed shards, 2 wrong usage or refused, 3 interrupted, resumable"
+
+
+def entry() -> NoReturn:
+    """The program: runs one command and leaves with its exit code.
+
+    Not by way of the interpreter's own end: a native thread that is still busy then (a shard left behind by a second
+    Ctrl-C, a reader of Arrow's) aborts the process, and the exit code is lost.
+    """
+    code = main()
+    if (ray := sys.modules.get("ray")) is not None:
+        ray.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BrokenPipeError):
+            stream.flush()
+    os._exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -216,6 +231,7 @@ def _add_status(commands: Any) -> None:
         return 0
 
     parser = _command(commands, "status", run, "tell how a job stands, from its output place alone")
+    parser.epilog = "exit codes: 0 when it could tell, whatever the job's state (see --json); 2 when there is no job"
     parser.add_argument("output")
     parser.add_argument("--json", action="store_true")
 
@@ -248,4 +264,4 @@ def _add_doctor(commands: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -22,9 +22,10 @@ READ = """
 Read them:
   pyarrow     import pyarrow.parquet as pq; pq.read_table("{tokens}/tokens", columns=["key", "semantic"])
   datasets    from datasets import load_dataset; load_dataset("parquet", data_files="{tokens}/tokens/*.parquet")
-  webdataset  import webdataset as wds; next(iter(wds.WebDataset("{first_tar}").decode()))["semantic.npy"]
+  webdataset  import webdataset as wds; shard = "{first_tar}"
+              next(iter(wds.WebDataset(shard, shardshuffle=False).decode()))["semantic.npy"]
 
-These weights are untrained: the tokens are real arithmetic without meaning. For the published ones: --codec longcat
+These small weights are untrained: the tokens are real arithmetic without meaning. The published ones: --codec longcat
 """
 
 

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from jobs.view import RunView
+from pipeline.records import Counts
 
 PLAIN_EVERY_S = 10.0
 """A plain log gets a line so often, and one at each warning."""
@@ -51,6 +52,12 @@ def summary(view: RunView, now_s: float) -> str:
     if view.draining:
         parts.append("draining")
     return "  ".join(parts)
+
+
+def rejected(counts: Counts) -> str:
+    """The rejects by reason, in words."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.rejects.items())
+    return f"samples rejected: {reasons or 'none'}"
 
 
 def hours(seconds: float) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from uuid import uuid4
 
-from jobs.display import Display
+from jobs.display import Display, rejected
 from jobs.executor import Alive, Ended, Event, Executor, ReplicaDown, ReplicaUp
 from jobs.finish import RunReport, finish
 from jobs.interrupts import Interrupts
@@ -24,6 +24,9 @@ from pipeline.ledger import Ledger, ShardState
 from pipeline.manifest import ManifestRow, write_manifest
 from pipeline.records import FailureRecord, InputRecord, State, StatusRecord
 from pipeline.types import Shard, Task
+
+WAITING_EVERY_S = 10.0
+"""While no replica is up the run says so, and why, at this time and each time it has doubled."""
 
 ADJUST_EVERY_S = 2.0
 ADJUST_EVERY_S_MAX = 60.0
@@ -66,6 +69,7 @@ class Driver:
         self._failed_starts = 0
         self._started_unix_s = time.time()
         now_s = clock()
+        self._waiting_s = now_s + WAITING_EVERY_S
         self._adjust_s = self._status_s = self._manifest_s = now_s
         self._view = RunView(
             num_shards=job.num_shards,
@@ -196,7 +200,7 @@ class Driver:
         self._view.num_rejected += record.counts.num_rejected
         self._view.audio_s_committed += record.counts.audio_s
         if record.counts.num_rejected:
-            self._display.say(f"{shard.uri}: {record.counts.num_rejected} samples rejected: {record.counts.rejects}")
+            self._display.say(f"{shard.uri}: {rejected(record.counts)}")
 
     def _note_failure(self, task: Task, failure: Failure) -> None:
         """Record why, and say it; a final failure is remembered for the next run."""
@@ -264,6 +268,10 @@ class Driver:
         if now_s >= self._adjust_s and not self._interrupts.count:
             self._view.num_replicas_wanted = self._executor.adjust()
             self._adjust_s = now_s + min(ADJUST_EVERY_S_MAX, ADJUST_EVERY_S * 2 ** min(self._failed_starts, 8))
+        if now_s >= self._waiting_s and not self._replicas:
+            waited_s = now_s - self._view.started_s
+            self._display.say(f"no replica is up after {waited_s:.0f} s: {self._executor.outlook()}")
+            self._waiting_s = now_s + waited_s
         if now_s >= self._status_s:
             self._status_s = now_s + self._running.status_every_s
             self._put_status("running")

@@ -76,6 +76,10 @@ class Executor(Protocol):
         """Start what is missing to the wanted number of replicas; returns that number."""
         ...
 
+    def outlook(self) -> str:
+        """What a run without a replica is waiting for."""
+        ...
+
     def submit(self, replica: str, task: Task) -> None:
         """Run a task on a replica that is up; ends in an `Ended` or in the replica's `ReplicaDown`."""
         ...
@@ -117,6 +121,10 @@ class InlineExecutor:
     def adjust(self) -> int:
         """Always one."""
         return 1
+
+    def outlook(self) -> str:
+        """Never asked: the one replica is up from the start."""
+        return "the codec is being loaded"
 
     def submit(self, replica: str, task: Task) -> None:
         """Run the task in a thread; the driver bounds how many there are."""

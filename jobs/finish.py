@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.display import duration, hours
+from jobs.display import duration, hours, rejected
 from jobs.prepare import OpenJob
 from jobs.view import RunView
 from pipeline.commit import find_commit
@@ -32,6 +32,8 @@ class RunReport:
     missing: tuple[str, ...]
     unfinished: tuple[str, ...]
     orphans: tuple[str, ...]
+    num_others: int
+    carried_nowhere: tuple[str, ...]
     counts: Counts
     unsafe_store: bool
     wall_s: float
@@ -49,7 +51,14 @@ class RunReport:
             f"{self.state}: {self.num_committed} of {self.num_shards} shards committed "
             f"({self.num_committed_now} by this run) in {self.output}",
             f"{counts.num_rows} rows, {counts.num_frames} frames, {hours(counts.audio_s)} of audio; "
-            f"{counts.num_rejected} samples rejected {counts.rejects or ''}".rstrip(),
+            + rejected(counts)
+            + (f" (why, one by one: {self.output}/rejects)" if counts.num_rejected else ""),
+        ]
+        if self.num_others:
+            lines.append(f"{self.num_others} shards of other inputs are committed in the same place")
+        lines += [
+            f"WARNING: no sample had a sidecar {suffix!r} to carry; is it spelled as in the shards?"
+            for suffix in self.carried_nowhere
         ]
         if self.num_committed_now:
             rate = self.audio_s_now / self.wall_s
@@ -85,6 +94,8 @@ class RunReport:
             "missing": list(self.missing),
             "unfinished": list(self.unfinished),
             "orphans": list(self.orphans),
+            "num_others": self.num_others,
+            "carried_nowhere": list(self.carried_nowhere),
             "counts": self.counts.model_dump(),
             "unsafe_store": self.unsafe_store,
             "wall_s": round(self.wall_s, 3),
@@ -116,6 +127,7 @@ def finish(
     orphans = remove_uncommitted(job) if complete else ()
     asked = [shard.shard_id for shard in (*job.listing.shards, *named)]
     listed = [manifest.rows[shard_id] for shard_id in asked if shard_id in manifest.rows]
+    counts = sum_counts(row.record.counts for row in listed)
     return RunReport(
         state="complete" if complete else "interrupted" if interrupted else "incomplete",
         output=job.place.base,
@@ -126,7 +138,9 @@ def finish(
         missing=missing,
         unfinished=tuple(unfinished),
         orphans=orphans,
-        counts=sum_counts(row.record.counts for row in listed),
+        num_others=len(manifest.rows) - len(listed),
+        carried_nowhere=tuple(s for s in job.config.carry if counts.num_rows and not counts.carried.get(s)),
+        counts=counts,
         unsafe_store=job.unsafe_store,
         wall_s=wall_s,
         audio_s_now=view.audio_s_committed,

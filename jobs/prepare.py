@@ -16,7 +16,7 @@ from pipeline.config import Device, JobConfig, fingerprint, fingerprint_parts
 from pipeline.errors import ConfigError, DataError, OtherJobError, RefusedError, UnsafeStoreError
 from pipeline.job import claim_job
 from pipeline.layout import OutputPlace, output_place
-from pipeline.manifest import Manifest, fold_commits
+from pipeline.manifest import Manifest, ManifestRow, fold_commits
 from pipeline.records import RECORD_BYTES_MAX, CodecRecord, FailureRecord, JobRecord
 from pipeline.shards import Listing, list_shards
 from pipeline.storage import Store, Stores, probe_put_if_absent
@@ -160,11 +160,15 @@ def _without_changed(
     config: JobConfig, store: Store, place: OutputPlace, listing: Listing, manifest: Manifest
 ) -> Manifest:
     """Refuse inputs that changed after their commit, or with `redo_changed` take back their commits."""
-    changed = [
-        shard
-        for shard in listing.shards
-        if shard.shard_id in manifest.rows and manifest.rows[shard.shard_id].record.input.etag != shard.etag
-    ]
+    changed = []
+    for shard in listing.shards:
+        row = manifest.rows.get(shard.shard_id)
+        if row is not None and row.record.input.etag != shard.etag:
+            standing = find_commit(store, place, shard.shard_id)  # the manifest is derived: it may be damaged
+            if standing is not None and standing.input.etag == shard.etag:
+                manifest.rows[shard.shard_id] = ManifestRow(standing, commit_etag="")
+            else:
+                changed.append(shard)
     if changed and not config.redo_changed:
         raise RefusedError(
             f"{len(changed)} committed inputs have changed since: {_some([shard.uri for shard in changed])}; "

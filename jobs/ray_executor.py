@@ -95,9 +95,11 @@ class RayExecutor:
         return asked if asked != "auto" else "cuda" if has_gpu else "cpu"
 
     def start(self, setup: ReplicaSetup) -> None:
-        """Ask for the replicas."""
+        """Ask for the replicas. Raises `ConfigError` when our own Ray, which cannot grow, has room for none."""
         self._device = setup.device
         self._setup = ray.put(setup)
+        if self._own_ray and not self._room():
+            raise ConfigError(f"{self.outlook()}; ask for less (ray.cpus_per_replica, ...), or join a cluster")
         self.adjust()
 
     def adjust(self) -> int:
@@ -110,6 +112,13 @@ class RayExecutor:
         while len(self._replicas) < wanted:
             self._add()
         return wanted
+
+    def outlook(self) -> str:
+        """Whether some node has room, or what is asked and what is there."""
+        if self._room():
+            return "replicas are placed and load the codec, or wait for other jobs of the cluster"
+        has = {name: count for name, count in sorted(_cluster().items()) if ":" not in name}
+        return f"no node has room for a replica, which asks for {self._needs()}; all nodes together have {has}"
 
     def submit(self, replica: str, task: Task) -> None:
         """Call `process` on the actor."""
@@ -151,9 +160,17 @@ class RayExecutor:
     def _wanted(self) -> int:
         if self._config.replicas != "auto":
             return self._config.replicas
+        return max(1, self._room())
+
+    def _needs(self) -> dict[str, float]:
+        """What one replica asks of a node."""
         wanted = self._config.ray
         needs = {"CPU": wanted.cpus_per_replica, "GPU": self._gpus(), "memory": wanted.memory_bytes_per_replica}
-        return max(1, sum(_fits(node, needs | wanted.resources) for node in _nodes()))
+        return {name: need for name, need in (needs | wanted.resources).items() if need}
+
+    def _room(self) -> int:
+        """How many replicas the nodes that are alive have room for, other jobs apart."""
+        return sum(_fits(node, self._needs()) for node in _nodes())
 
     def _add(self) -> None:
         in_flight = self._config.running.shards_in_flight
@@ -252,7 +269,10 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (RuntimeError, ConnectionError) as error:
-        raise RefusedError(f"the Ray cluster at {address} cannot be joined from here: {error}") from None
+        raise RefusedError(
+            f"the Ray cluster at {address} cannot be joined from here: {error}; one that asks for a token "
+            "(Ray's default for `ray start`) needs RAY_AUTH_MODE=token and its token in this environment too"
+        ) from None
 
 
 def _start_ray(config: JobConfig) -> None:

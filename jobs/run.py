@@ -17,14 +17,17 @@ def run_job(config: JobConfig, *, plain: bool = False) -> RunReport:
     """Do the job, or what is left of it. Raises what `open_job` and `Driver.run` raise."""
     config = absolute(config)
     with Interrupts() as interrupts:
-        executor = make_executor(config)
-        try:
-            job = open_job(config, executor.pick_device(config.device))
-        except BaseException:
-            executor.close()
-            raise
         display = open_display(plain)
         try:
+            if config.executor == "ray":
+                address = config.ray.address or os.environ.get("RAY_ADDRESS")
+                display.say(f"joining Ray at {address}" if address else "starting a local Ray")
+            executor = make_executor(config)
+            try:
+                job = open_job(config, executor.pick_device(config.device))
+            except BaseException:
+                executor.close()
+                raise
             return Driver(job, executor, display, interrupts).run()
         finally:
             display.close()

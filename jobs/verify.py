@@ -50,6 +50,8 @@ class VerifyReport:
             f"{verdict}: {self.num_shards} shards, {self.num_objects} objects, {self.num_bytes} bytes, "
             f"{self.num_rows} rows, {self.num_frames} frames read again in {self.output}"
         ]
+        if not self.sound:
+            lines.append("to mend a shard, delete its record in commits/ and run the job again: only it is done anew")
         for name, found in (("fault", self.faults), ("orphan", self.orphans), ("stray", self.strays)):
             lines += [f"{name}: {line}" for line in found[:LINES_MAX]]
             if len(found) > LINES_MAX:

@@ -158,7 +158,7 @@ def _check_contents(files: dict[str, IO[bytes]], rules: TokenRules, record: Comm
 
 
 def _count_rejects(file: IO[bytes]) -> dict[str, int]:
-    table = pq.read_table(file)
+    table = pq.ParquetFile(file).read(use_threads=False)
     if not table.schema.equals(REJECTS_SCHEMA, check_metadata=False):
         raise ValueError(f"the reject list has columns {table.schema.names}")
     return dict(sorted(Counter(table["reason"].to_pylist()).items()))
@@ -209,7 +209,7 @@ def _parquet_rows(file: IO[bytes], rules: TokenRules) -> Iterator[_Row]:
         "semantic": ["semantic"],
         "acoustic": [f"acoustic_{k}" for k in range(len(rules.acoustic_cardinalities))],
     }
-    for batch in parquet.iter_batches(batch_size=256):
+    for batch in parquet.iter_batches(batch_size=256, use_threads=False):
         fixed = batch.select(["key", "num_frames", "num_audio_samples", "segments"]).to_pylist()
         for index, row in enumerate(fixed):
             if row["segments"] is None:

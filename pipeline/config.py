@@ -212,7 +212,7 @@ class JobConfig(_Group):
     @classmethod
     def _no_secrets(cls, value: str) -> str:
         check_uri(value)
-        return value.rstrip("/") or value
+        return "calibrated:" if value == "calibrated" else value.rstrip("/") or value
 
     @model_validator(mode="after")
     def _consistent(self) -> JobConfig:

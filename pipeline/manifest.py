@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ READERS = 16
 """Commit records fetched at once."""
 
 _OBJECT = pa.struct([("path", pa.string()), ("num_bytes", pa.int64()), ("sha256", pa.string())])
-_REJECTS = pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))
+_COUNTS = pa.list_(pa.struct([("name", pa.string()), ("count", pa.int64())]))
 SCHEMA = pa.schema(
     [
         ("shard_id", pa.string()),
@@ -33,7 +34,8 @@ SCHEMA = pa.schema(
         ("num_samples", pa.int64()),
         ("num_rows", pa.int64()),
         ("num_rejected", pa.int64()),
-        ("rejects", _REJECTS),
+        ("rejects", _COUNTS),
+        ("carried", _COUNTS),
         ("num_frames", pa.int64()),
         ("num_audio_samples", pa.int64()),
         ("audio_s", pa.float64()),
@@ -62,15 +64,15 @@ class Manifest:
 def sum_counts(parts: Iterable[Counts]) -> Counts:
     """Field by field."""
     total = {"num_samples": 0, "num_rows": 0, "num_rejected": 0, "num_frames": 0, "num_audio_samples": 0}
-    rejects: dict[str, int] = {}
+    tables: dict[str, Counter[str]] = {"rejects": Counter(), "carried": Counter()}
     audio_s = 0.0
     for part in parts:
         for name in total:
             total[name] += getattr(part, name)
-        for reason, count in part.rejects.items():
-            rejects[reason] = rejects.get(reason, 0) + count
+        for name, table in tables.items():
+            table.update(getattr(part, name))
         audio_s += part.audio_s
-    return Counts(**total, rejects=dict(sorted(rejects.items())), audio_s=audio_s)
+    return Counts(**total, audio_s=audio_s, **{name: dict(sorted(table.items())) for name, table in tables.items()})
 
 
 def fold_commits(store: Store, place: OutputPlace, fingerprint: str, *, known: Manifest | None = None) -> Manifest:
@@ -104,7 +106,7 @@ def write_manifest(store: Store, place: OutputPlace, manifest: Manifest) -> None
     metadata = {"voxmill.format_version": str(FORMAT_VERSION), "voxmill.fingerprint": manifest.fingerprint}
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     store.put(place.manifest, sink.getvalue().to_pybytes())
 
 
@@ -116,7 +118,8 @@ def load_manifest(store: Store, place: OutputPlace, fingerprint: str) -> Manifes
     except ObjectMissingError:
         return manifest
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        # Not pq.read_table: threads of its scanner may let go of the buffer when the interpreter is already ending.
+        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(use_threads=False)
         metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
         same_job = metadata.get(b"voxmill.fingerprint") == fingerprint.encode()
         same_version = metadata.get(b"voxmill.format_version") == str(FORMAT_VERSION).encode()
@@ -131,7 +134,8 @@ def load_manifest(store: Store, place: OutputPlace, fingerprint: str) -> Manifes
 def _flat(row: ManifestRow) -> dict[str, object]:
     record = row.record
     counts = record.counts.model_dump()
-    counts["rejects"] = [{"reason": reason, "count": count} for reason, count in sorted(counts["rejects"].items())]
+    for table in ("rejects", "carried"):
+        counts[table] = [{"name": name, "count": count} for name, count in sorted(counts[table].items())]
     return {
         "shard_id": record.shard_id,
         "input_uri": record.input.uri,
@@ -148,15 +152,16 @@ def _flat(row: ManifestRow) -> dict[str, object]:
 def _rows(table: pa.Table) -> Iterator[ManifestRow]:
     fingerprint = table.schema.metadata[b"voxmill.fingerprint"].decode()
     for flat in table.to_pylist():
-        counts = {name: flat[name] for name in Counts.model_fields if name != "rejects"}
-        rejects = {item["reason"]: item["count"] for item in flat["rejects"]}
+        counts = {name: flat[name] for name in Counts.model_fields}
+        for table_name in ("rejects", "carried"):
+            counts[table_name] = {item["name"]: item["count"] for item in flat[table_name]}
         record = CommitRecord(
             shard_id=flat["shard_id"],
             fingerprint=fingerprint,
             input=InputRecord(uri=flat["input_uri"], size_bytes=flat["input_size_bytes"], etag=flat["input_etag"]),
             attempt=flat["attempt"],
             objects=tuple(ObjectRecord(**item) for item in flat["objects"]),
-            counts=Counts(**counts, rejects=rejects),
+            counts=Counts(**counts),
             num_halved_batches=flat["num_halved_batches"],
         )
         yield ManifestRow(record, flat["commit_etag"])

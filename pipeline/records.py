@@ -99,6 +99,7 @@ class Counts(_Part):
     num_frames: int
     num_audio_samples: int
     audio_s: float
+    carried: dict[str, int] = Field(default_factory=dict, description="rows that have a sidecar, by suffix")
 
 
 class CommitRecord(_Record):

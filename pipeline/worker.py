@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -46,12 +47,14 @@ class _Tally:
     num_frames: int = 0
     num_audio_samples: int = 0
     rejects: dict[str, int] = field(default_factory=dict)
+    carried: Counter[str] = field(default_factory=Counter)
 
     def count_rows(self, rows: Iterable[TokenRow]) -> Iterator[TokenRow]:
         for row in rows:
             self.num_rows += 1
             self.num_frames += row.num_frames
             self.num_audio_samples += row.num_audio_samples
+            self.carried.update(row.sidecars.keys())
             yield row
 
     def counts(self, sample_rate_hz: int) -> Counts:
@@ -62,6 +65,7 @@ class _Tally:
             num_rejected=num_rejected,
             rejects=dict(sorted(self.rejects.items())),
             num_frames=self.num_frames,
+            carried=dict(sorted(self.carried.items())),
             num_audio_samples=self.num_audio_samples,
             audio_s=self.num_audio_samples / sample_rate_hz,
         )

@@ -53,6 +53,9 @@ class Script:
     def adjust(self):
         return len(self._fresh)
 
+    def outlook(self):
+        return "nothing"
+
     def submit(self, replica, task):
         name = task.shard.uri.rsplit("/", 1)[1]
         self.tries[name] += 1
