@@ -297,6 +297,24 @@ def test_damaged_derived_files_stop_nothing_and_decide_nothing(tmp_path):
     assert voxmill("verify", f"{tmp_path}/out").returncode == 0
 
 
+def test_the_program_leaves_with_the_commands_exit_code(tmp_path):
+    """A thread of Arrow's, still busy with the manifest, must not abort the process instead: it once did, mostly."""
+    inputs = put_shards(str(tmp_path / "in"), speech_shards())
+    run(tmp_path, inputs)
+    Path(inputs[0]).touch()
+    flags = ["run", f"--input={tmp_path}/in/", f"--output={tmp_path}/out", "--codec=calibrated:", *FAST]
+    done = subprocess.run([sys.executable, "-m", "jobs.cli", *flags], capture_output=True, text=True, check=False)
+    assert (done.returncode, "--redo-changed" in done.stderr) == (2, True)
+
+
+def test_a_sidecar_that_no_sample_has_is_told(tmp_path):
+    inputs = put_shards(str(tmp_path / "in"), speech_shards())
+    done, report = run(tmp_path, inputs, "--carry=txt,text")
+    assert done.returncode == 0
+    assert report["carried_nowhere"] == ["text"]
+    assert report["counts"]["carried"] == {"txt": len(CLIPS)}
+
+
 def test_an_output_below_the_input_is_not_tokenized(tmp_path):
     put_shards(str(tmp_path / "in"), speech_shards())
     command = [

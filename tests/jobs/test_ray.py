@@ -156,6 +156,15 @@ def test_auto_means_cuda_where_the_cluster_has_gpus_and_replicas_without_it_refu
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
+def test_a_ray_of_its_own_without_room_for_a_replica_is_refused(tmp_path, job):
+    with clusters.run(tmp_path, *job, "--set=ray.resources={tpu: 1}") as run:
+        exit_code, _ = run.end()
+    assert exit_code == 2
+    assert re.search(r"no node has room for a replica, which asks for \{'CPU': 1.0, 'tpu': 1.0\}", run.text)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_a_ray_of_its_own_listens_on_loopback_and_ends_with_the_driver(tmp_path, job, reference):
     job.append("--set=running.shards_in_flight=1")
     with clusters.run(tmp_path, *job) as run:
