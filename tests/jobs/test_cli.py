@@ -379,6 +379,16 @@ def test_a_signal_drains_what_is_under_way_and_leaves_a_resumable_place(tmp_path
     assert len(tokens_of(f"{tmp_path}/out")) == len(CLIPS)
 
 
+def test_what_does_not_end_within_the_drain_time_is_left_uncommitted(tmp_path):
+    process = start_slow_run(tmp_path, "--codec=calibrated:cost_s=6", "--set=running.drain_s=0.2")
+    before = len(committed_hashes(f"{tmp_path}/out"))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert out.startswith("interrupted")
+    assert len(committed_hashes(f"{tmp_path}/out")) <= before + 1, "one may have been at its commit"
+
+
 def test_a_second_ctrl_c_stops_now(tmp_path):
     process = start_slow_run(tmp_path, "--codec=calibrated:cost_s=5", "--set=running.drain_s=80")
     process.send_signal(signal.SIGINT)
