@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -111,6 +112,32 @@ def _shortfall(part: str, num_bytes_declared: int, num_bytes_there: int) -> str 
     return f"its {part} says {num_bytes_declared} bytes, {num_bytes_there} are there"
 
 
+_MIRRORED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """RFC 3533's CRC of a page, its own field taken as zero: zlib's, over mirrored bits, without its inversions."""
+    mirrored = (page[:22] + bytes(4) + page[26:]).translate(_MIRRORED)
+    crc = zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{crc:032b}"[::-1], 2)
+
+
+def _ogg_page(audio: bytes, position: int) -> tuple[int, int, int, int] | str:
+    """(flags, serial number, page number, end) of the page that begins at `position`, or what is wrong with it."""
+    header = audio[position : position + _OGG_HEADER_BYTES]
+    if len(header) < _OGG_HEADER_BYTES:
+        return "cut"
+    flags, serial, page, checksum, num_lacings = struct.unpack("<5xB8xIIIB", header)
+    lacings_at = position + _OGG_HEADER_BYTES
+    lacings = audio[lacings_at : lacings_at + num_lacings]
+    end = lacings_at + num_lacings + sum(lacings)
+    if len(lacings) < num_lacings or end > len(audio):
+        return "cut"
+    if _ogg_checksum(audio[position:end]) != checksum:
+        return "damaged: its checksum is wrong"  # a decoder drops it without an error, and the clip is shorter
+    return flags, serial, page, end
+
+
 def _missing_in_ogg(audio: bytes) -> str | None:
     """Walk the pages (RFC 3533): none missing, none cut, each logical stream ended, no second one after it."""
     next_pages: dict[int, int] = {}
@@ -121,14 +148,10 @@ def _missing_in_ogg(audio: bytes) -> str | None:
         if not header.startswith(b"OggS"[: len(header)]):
             # Tags and padding after the last page are common and harmless.
             return f"no Ogg page stands at byte {position}, though its streams go on" if open_streams else None
-        if len(header) < _OGG_HEADER_BYTES:
-            return f"the Ogg page at byte {position} is cut"
-        flags, serial, page, num_lacings = struct.unpack("<5xB8xII4xB", header)
-        lacings_at = position + _OGG_HEADER_BYTES
-        lacings = audio[lacings_at : lacings_at + num_lacings]
-        end = lacings_at + num_lacings + sum(lacings)
-        if len(lacings) < num_lacings or end > len(audio):
-            return f"the Ogg page at byte {position} is cut"
+        found = _ogg_page(audio, position)
+        if isinstance(found, str):
+            return f"the Ogg page at byte {position} is {found}"
+        flags, serial, page, end = found
         if flags & _OGG_FIRST_PAGE:
             if next_pages and not open_streams:
                 return f"a second Ogg stream is chained on at byte {position}, and only the first would be read"

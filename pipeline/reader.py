@@ -182,7 +182,11 @@ def _stray(member: Member) -> Reject | None:
         return Reject(name, name, RejectReason.NOT_A_FILE, detail, member.size_bytes)
     if name != member.name:
         detail = "the name is not UTF-8 or has control characters"
-    elif not is_meta(name) and split_name(name) is None:
+    elif is_meta(name):
+        if name.rsplit(".", 1)[-1].lower() not in AUDIO_EXTENSIONS:
+            return None
+        detail = "audio below a folder __like_this__, or named so, is passed over by WebDataset; rename it"
+    elif split_name(name) is None:
         detail = "the name has no key and suffix as in <key>.<suffix>: it has no extension, or is a hidden file"
     else:
         return None

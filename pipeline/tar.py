@@ -26,7 +26,7 @@ from pipeline.tar_header import (
 EXTENSION_BYTES_MAX: Final = 1 << 20
 """Of a GNU long name or a pax header: paths and attributes, never data."""
 
-TRAILING_ZEROS_BYTES_MAX: Final = 1 << 20
+TRAILING_ZEROS_BYTES_MAX: Final = 10_240 - BLOCK_BYTES
 """After the last member. Tars are padded to records of 10 KiB by habit; many more zeros are lost data."""
 
 NAME_CHARS_SHOWN: Final = 200

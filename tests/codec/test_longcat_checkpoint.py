@@ -89,6 +89,13 @@ def test_a_long_list_of_faults_is_cut(checkpoint_copy: Copy) -> None:
         load(folder)
 
 
+def test_what_training_left_in_a_file_is_no_fault(checkpoint_copy: Copy) -> None:
+    folder = checkpoint_copy()
+    left = {"num_updates": torch.tensor(7), "scale": torch.tensor(0.5), "steps": torch.zeros(3, dtype=torch.int64)}
+    rewrite(folder, lambda tensors: tensors.update(left))
+    load(folder)
+
+
 def test_derived_buffers_may_be_missing(checkpoint_copy: Copy, expected: Expected) -> None:
     folder = checkpoint_copy()
     rewrite(folder, lambda tensors: [tensors.pop(name) for name in DERIVED_TENSORS])

@@ -132,6 +132,17 @@ def test_a_wav_file_that_says_it_is_empty_is_so() -> None:
     assert reason(with_sizes(notes, len(notes) - 8, 0)) is RejectReason.EMPTY
 
 
+@pytest.mark.parametrize("kind", ["vorbis", "opus"])
+def test_a_flipped_bit_in_an_ogg_file_is_seen(kind: str) -> None:
+    """A decoder drops the damaged page: in the last one, the clip is shorter without an error."""
+    whole = encoded(kind, waveform(4 * RATE_HZ))
+    last = whole.rindex(b"OggS")
+    for at in range(last + 30, len(whole), max(1, (len(whole) - last) // 20)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 4
+        assert rejected(bytes(damaged))[0] is RejectReason.TRUNCATED
+
+
 def test_an_ogg_file_without_its_last_page_mark_is_cut() -> None:
     ogg = bytearray(encoded("opus"))
     last = ogg.rindex(b"OggS")

@@ -106,7 +106,9 @@ def test_links_and_devices_are_rejected_by_their_name() -> None:
 
 def test_folders_and_meta_members_are_passed_over() -> None:
     assert read(tar([("folder", b"")], type=tarfile.DIRTYPE)) == []
-    assert groups([("__index__", b"1"), ("__meta__/a.wav", b"2")]) == []
+    assert groups([("__index__", b"1"), ("__meta__/a.txt", b"2")]) == []
+    (reject,) = groups([("__train__/a.wav", b"2")])
+    assert (reject.member, reject.reason) == ("__train__/a.wav", RejectReason.BAD_NAME), "audio does not vanish unsaid"
 
 
 def test_a_stray_member_does_not_end_the_group_around_it() -> None:

@@ -204,10 +204,17 @@ def test_a_second_archive_is_an_error() -> None:
     assert "offset 10240" in found
 
 
-@pytest.mark.parametrize("junk", [b"x", bytes(700) + b"x", bytes(100_000) + b"junk" * 1000])
+@pytest.mark.parametrize("junk", [b"x", bytes(700) + b"x", bytes(1_500) + b"junk" * 100])
 def test_junk_after_the_end_is_an_error(junk: bytes) -> None:
     data = tar(FILES)
     assert f"offset {len(data) + junk.index(junk.strip(bytes(1)))}" in fault(data + junk)
+
+
+def test_a_tail_of_zeros_is_no_end() -> None:
+    """A download that was preallocated and broke off: members vanish behind what looks like an archive's padding."""
+    data = tar([(f"c{n:02d}.wav", bytes([n + 1]) * 3000) for n in range(20)])
+    for start in range(0, len(data) - 20_480, 512):
+        assert "members were lost" in fault(data[:start] + bytes(len(data) - start))
 
 
 def test_padding_is_let_in_up_to_a_bound() -> None:
