@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check clean
+.PHONY: help install demo test faults check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -17,6 +17,9 @@ demo: $(INSTALLED)  ## the whole way on this machine: speech in, tokens out
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest -q
+
+faults: $(INSTALLED)  ## the fault matrix with its heavy rows, and its table
+	$(BIN)/python -m pytest -q tests/faults --heavy
 
 check: $(INSTALLED)  ## formatting, lint and types
 	$(BIN)/ruff format --check .
