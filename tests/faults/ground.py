@@ -1,4 +1,4 @@
-"""Where a row stands: shards in a place of their own, runs of the real command on them, and the judgement of what is left."""
+"""Where a row stands: shards in a place of their own, runs of the real command on them, judgement of what is left."""
 
 from __future__ import annotations
 

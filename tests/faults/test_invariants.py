@@ -27,7 +27,7 @@ def left(ground):
 
 def rewritten(objects, change):
     """The objects with the first token shard's table changed, and a commit that says so."""
-    name, record = next(iter(sorted(commits(objects).items())))
+    _name, record = next(iter(sorted(commits(objects).items())))
     item = next(item for item in record["objects"] if item["path"].startswith("tokens/"))
     sink = io.BytesIO()
     pq.write_table(change(pq.read_table(io.BytesIO(objects[item["path"]]))), sink)

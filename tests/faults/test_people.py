@@ -73,8 +73,9 @@ def test_old_format_version(ground):
 @row("people", "Ctrl-C twice", "SIGINT, and another when the run says that it stops; then the same command")
 def test_ctrl_c_twice(ground):
     ground.put_clean(10)
-    running = ground.start("--codec=calibrated:cost_s=5", "--set=running.drain_s=80")
-    wait_for(lambda: "to do" in running.stderr, "the run's greeting")
+    running = ground.start("--codec=calibrated:cost_s=2", "--set=running.drain_s=80")
+    # Then another shard is under way: with none there would be nothing to drain, and no time for a second signal.
+    wait_for(lambda: any(path.startswith("commits/") for path in ground.place.objects()), "a commit")
     os.kill(running.pid, signal.SIGINT)
     wait_for(lambda: "Ctrl-C again" in running.stderr, "the drain")
     os.kill(running.pid, signal.SIGINT)
