@@ -41,7 +41,16 @@ RSS_BYTES_MAX = 1536 << 20
 FAILED_RECORDS_MAX = 40
 """I4: tries are bounded; no row's bounds allow for more."""
 
-NOT_OF_TOKENS = ("--set=retry.", "--set=running.", "--set=storage.", "--set=ray.", "--executor", "--replicas", "--ray-")
+NOT_OF_TOKENS = (
+    "--set=retry.",
+    "--set=running.",
+    "--set=storage.",
+    "--set=ray.",
+    "--executor",
+    "--replicas",
+    "--ray-",
+    "--codec=calibrated:cost_s=",
+)
 """Flags that do not decide tokens: the fault-free run needs them not."""
 
 Sabotage = tuple[str, str, dict[str, Any]]

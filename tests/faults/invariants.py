@@ -106,7 +106,8 @@ def _check_shard(name: str, record: dict, objects: Mapping[str, bytes], expected
             rows = _tar_rows(name, content, objects.get(acoustic_path))
     wanted, unwanted = expected.rows.get(name, {}), expected.rejects.get(name, {})
     lost, strange = sorted(wanted.keys() - rows.keys()), sorted(rows.keys() - wanted.keys())
-    assert not (lost or strange), f"I1: {name}: lost {lost}, not of the shard {strange}"
+    assert not lost, f"I1: {name}: lost {lost}"
+    assert not strange, f"I1: {name}: not of the shard: {strange}"
     found = {key: reasons[0] for key, reasons in rejects.items()}
     assert found == dict(unwanted), f"I1: {name}: rejects are {found}, not {dict(unwanted)}"
     doubled = [key for key, reasons in rejects.items() if len(reasons) > 1]
