@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,7 @@ from codec.base import CheckpointError, CodecInfo
 from codec.longcat.config import PUBLISHED, SEGMENT_S_MAX, LongCatConfig, read_config
 from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.encoder import LongCatEncoder
-from codec.longcat.features import NUM_MELS
+from codec.longcat.features import NUM_MELS, FeatureConstants, feature_constants
 from codec.longcat.layers import PublishedLayer, Shapes, Tensors
 from codec.sources import Source
 
@@ -25,11 +25,18 @@ ENCODER_FILE = "LongCatAudioCodec_encoder.pt"
 CMVN_FILE = "LongCatAudioCodec_encoder_cmvn.npy"
 CONFIG_FILE = "config.json"
 
-DERIVED_TENSORS = frozenset(
-    f"semantic_tokenizer.feature_extractor.{name}"
-    for name in ("fbank.window", "fbank.mel_banks", "fbank.eps", "cmvn.cmvn_mean", "cmvn.cmvn_scale")
-)
-"""Buffers that follow from formulas and the statistics file: a checkpoint may hold or lack them, they are not read."""
+_FEATURES = "semantic_tokenizer.feature_extractor"
+FEATURE_CONSTANTS = {
+    "window": f"{_FEATURES}.fbank.window",
+    "mel_banks": f"{_FEATURES}.fbank.mel_banks",
+    "mean": f"{_FEATURES}.cmvn.cmvn_mean",
+    "scale": f"{_FEATURES}.cmvn.cmvn_scale",
+}
+DERIVED_TENSORS = frozenset((*FEATURE_CONSTANTS.values(), f"{_FEATURES}.fbank.eps"))
+"""Buffers that follow from formulas and the statistics file: a checkpoint may hold or lack them."""
+
+_DERIVED_ERROR_MAX = 1e-4
+"""Of the largest value: between processors the formulas' last bits differ by less than a tenth of it."""
 
 _FAULTS_SHOWN_MAX = 8
 
@@ -87,6 +94,25 @@ class Checkpoint:
                 "the count (the last of row 0) above 0"
             )
         return torch.from_numpy(stats.astype(np.float64))
+
+    def load_feature_constants(self) -> FeatureConstants:
+        """The constants of the log-mel features: the encoder file's own where it holds them, else by the formulas.
+
+        Raises `CheckpointError` naming those that the formulas contradict.
+        """
+        path = self.folder / ENCODER_FILE
+        derived = feature_constants(self.load_statistics(), sample_rate_hz=self.config.sample_rate_hz)
+        tensors = _read_tensors(path)
+        held = {field: tensors[name].clone() for field, name in FEATURE_CONSTANTS.items() if name in tensors}
+        _raise_faults(
+            path,
+            (
+                f"{FEATURE_CONSTANTS[field]}: is not what the formulas and {CMVN_FILE} give"
+                for field, tensor in held.items()
+                if not _agree(tensor, getattr(derived, field))
+            ),
+        )
+        return replace(derived, **held)
 
     def load_decoder(self, name: str) -> LongCatDecoder:
         """A decoder of the config on the CPU, float32; fetched now. Raises `CheckpointError` like `read_module`."""
@@ -192,6 +218,12 @@ def _raise_faults(path: Path, faults: Iterator[str]) -> None:
             f"{path} does not fit the sizes of its config.json (or, without one, the published sizes); "
             f"{len(found)} tensor(s) at fault:\n  " + "\n  ".join(found[:_FAULTS_SHOWN_MAX] + more)
         )
+
+
+def _agree(held: torch.Tensor, derived: torch.Tensor) -> bool:
+    if held.shape != derived.shape or held.dtype != derived.dtype:
+        return False
+    return bool((held - derived).abs().max() <= _DERIVED_ERROR_MAX * derived.abs().max())
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

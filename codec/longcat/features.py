@@ -1,12 +1,14 @@
 """Log-mel features of a waveform, normalised by the checkpoint's statistics; always float32.
 
-The filterbank is Kaldi's `fbank` (https://kaldi-asr.org/doc/feat.html) with the codec's settings; nothing here is
-learned, so the checkpoint's own copies of the window and the mel banks are not needed.
+The filterbank is Kaldi's `fbank` (https://kaldi-asr.org/doc/feat.html) with the codec's settings. Nothing here is
+learned, but the last bits of what the formulas give follow the processor (a vector library's logarithm): a checkpoint
+that holds these constants is believed.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
@@ -24,21 +26,36 @@ _INT16_SCALE = 32767.0
 _EPSILON = torch.finfo(torch.float32).eps
 
 
-class LogMel:
-    """Waveforms float32 [B, T] in -1..1 to normalised log-mel features float32 [B, 1 + (T - 400) // 160, 80].
+@dataclass(frozen=True)
+class FeatureConstants:
+    """float32: `window` [400], `mel_banks` [257, 80], and by mel bin [80] the `mean` and `scale` = 1 / deviation."""
+
+    window: torch.Tensor
+    mel_banks: torch.Tensor
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+
+def feature_constants(stats: torch.Tensor, *, sample_rate_hz: int) -> FeatureConstants:
+    """The constants by their formulas.
 
     `stats` float64 [2, 81] are sums and, last, the count; then sums of squares (Kaldi's CMVN statistics).
     """
+    window = torch.hann_window(_window_size(sample_rate_hz), periodic=False, dtype=torch.float32).pow(_WINDOW_POWER)
+    mean, scale = mean_and_scale(stats)
+    return FeatureConstants(window, mel_banks(sample_rate_hz), mean, scale)
 
-    def __init__(self, stats: torch.Tensor, *, sample_rate_hz: int, device: torch.device | str = "cpu") -> None:
-        self._window_size = sample_rate_hz * _WINDOW_MS // 1000
+
+class LogMel:
+    """Waveforms float32 [B, T] in -1..1 to normalised log-mel features float32 [B, 1 + (T - 400) // 160, 80]."""
+
+    def __init__(self, constants: FeatureConstants, *, sample_rate_hz: int, device: torch.device | str = "cpu") -> None:
+        self._window_size = _window_size(sample_rate_hz)
         self._hop = sample_rate_hz * HOP_MS // 1000
-        window = torch.hann_window(self._window_size, periodic=False, dtype=torch.float32).pow(_WINDOW_POWER)
-        mean, scale = mean_and_scale(stats)
-        self._window = window.to(device)
-        self._mel_banks = mel_banks(sample_rate_hz).to(device)
-        self._mean = mean.to(device)
-        self._scale = scale.to(device)
+        self._window = constants.window.to(device)
+        self._mel_banks = constants.mel_banks.to(device)
+        self._mean = constants.mean.to(device)
+        self._scale = constants.scale.to(device)
 
     def __call__(self, waveforms: torch.Tensor) -> torch.Tensor:
         """The features; frames stay inside the waveform (Kaldi's "snip edges")."""
@@ -49,6 +66,10 @@ class LogMel:
         power: torch.Tensor = torch.fft.rfft(emphasised, n=_FFT_SIZE).abs().square()
         energies = (power @ self._mel_banks).clamp_min(_EPSILON)
         return (energies.log() - self._mean) * self._scale
+
+
+def _window_size(sample_rate_hz: int) -> int:
+    return sample_rate_hz * _WINDOW_MS // 1000
 
 
 def mean_and_scale(stats: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ from codec.batch import PaddedBatch, check_streams, pad_batch, past_end_mask
 from codec.longcat.checkpoint import Checkpoint
 from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.features import LogMel
-from codec.longcat.precision import arithmetic, check_device, narrow, weights_dtype
+from codec.longcat.precision import arithmetic, check_device, check_near, narrow, weights_dtype
 from codec.longcat.tokens import choose_decoder, own_tokens
 
 
@@ -17,22 +17,27 @@ class LongCatCodec:
     """A `codec.base.Codec`. In float32 a clip's tokens do not depend on what it is batched with.
 
     Other precisions change the two encoders alone: features, codebook searches and decoding stay float32.
+    They are first compared with float32 on a probe: kernels that compute something else are refused (`CodecError`).
     `encoder` is the module with the encoder file's tensors. One thread at a time may compute (see `arithmetic`).
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", precision: str = "float32") -> None:
         self._device = check_device(device)
-        self._dtype = weights_dtype(precision, self._device)
-        self._tf32 = precision == "tf32"
+        asked_dtype = weights_dtype(precision, self._device)
+        self._dtype, self._tf32 = torch.float32, False
         self._checkpoint = checkpoint
         self._info = checkpoint.info()
         self._log_mel = LogMel(
-            checkpoint.load_statistics(), sample_rate_hz=self._info.sample_rate_hz, device=self._device
+            checkpoint.load_feature_constants(), sample_rate_hz=self._info.sample_rate_hz, device=self._device
         )
         self.encoder = checkpoint.load_encoder().to(self._device)
-        for part in (self.encoder.encoder, self.encoder.semantic_tokenizer.model):
-            narrow(part, self._dtype)
         self._decoders: dict[str, LongCatDecoder] = {}
+        if precision != "float32":
+            true = self._probe()
+            self._dtype, self._tf32 = asked_dtype, precision == "tf32"
+            for part in (self.encoder.encoder, self.encoder.semantic_tokenizer.model):
+                narrow(part, self._dtype)
+            check_near(self._probe(), true, precision=precision, device=self._device)
 
     @property
     def info(self) -> CodecInfo:
@@ -92,6 +97,14 @@ class LongCatCodec:
         if name not in self._decoders:
             self._decoders[name] = self._checkpoint.load_decoder(name).to(self._device)
         return self._decoders[name]
+
+    @torch.no_grad()
+    def _probe(self) -> dict[str, torch.Tensor]:
+        """What both encoders make of a second of noise and a shorter clip."""
+        num_samples = self._info.sample_rate_hz
+        noise = 0.1 * torch.randn(2, num_samples, generator=torch.Generator().manual_seed(0))
+        batch = noise, torch.tensor([num_samples, num_samples * 3 // 5])
+        return {"semantic": self.semantic_features(*batch), "acoustic": self.acoustic_latents(*batch)}
 
     def _pad(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> PaddedBatch:
         return pad_batch(waveforms, lengths, info=self._info, device=self._device)

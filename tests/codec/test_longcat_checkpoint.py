@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from codec.base import CheckpointError, CodecInfo, Tokens
-from codec.longcat.checkpoint import DERIVED_TENSORS, open_checkpoint, published_shapes
+from codec.longcat.checkpoint import DERIVED_TENSORS, FEATURE_CONSTANTS, open_checkpoint, published_shapes
 from codec.longcat.config import PUBLISHED
 from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.encoder import LongCatEncoder
@@ -103,6 +103,14 @@ def test_derived_buffers_may_be_missing(checkpoint_copy: Copy, expected: Expecte
     tokens = load(folder).encode(waveform[None], torch.tensor([len(waveform)]))
     assert tokens.semantic is not None
     assert torch.equal(tokens.semantic[0], expected["16k_short_350ms/semantic"])
+
+
+@pytest.mark.parametrize("field", FEATURE_CONSTANTS)
+def test_a_derived_buffer_that_contradicts_the_formulas_is_named(checkpoint_copy: Copy, field: str) -> None:
+    folder, name = checkpoint_copy(), FEATURE_CONSTANTS[field]
+    rewrite(folder, lambda tensors: tensors.update({name: tensors[name] * 1.01}))
+    with pytest.raises(CheckpointError, match=rf"(?s){ENCODER}.*{name}: is not what the formulas"):
+        load(folder)
 
 
 class _Touch:

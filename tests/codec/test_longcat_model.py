@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
-from codec.base import Tokens
+from codec.base import CodecError, Tokens
 from codec.longcat.checkpoint import open_checkpoint
 from codec.longcat.config import PUBLISHED
 from codec.longcat.model import LongCatCodec
@@ -65,9 +66,13 @@ def test_fewer_codebooks_run_no_more_than_they_need(
 
 
 def test_bfloat16_is_near_float32_and_computed_in_bfloat16(codec: LongCatCodec, expected: Expected) -> None:
+    try:
+        narrow = golden_codec("bfloat16")
+    except CodecError as refused:  # on a processor whose bfloat16 kernels are wrong
+        assert "kernels compute wrongly" in str(refused)  # noqa: PT017
+        return
     waveform = expected["16k_mono/wav16k"]
     batch = waveform[None], torch.tensor([len(waveform)])
-    narrow = golden_codec("bfloat16")
     for found, true in (
         (narrow.semantic_features(*batch), codec.semantic_features(*batch)),
         (narrow.acoustic_latents(*batch), codec.acoustic_latents(*batch)),
@@ -78,6 +83,17 @@ def test_bfloat16_is_near_float32_and_computed_in_bfloat16(codec: LongCatCodec, 
     tokens = narrow.encode(*batch)
     assert tokens.semantic is not None
     assert (tokens.semantic[0] == expected["16k_mono/semantic"]).float().mean() > 0.8
+
+
+def test_a_precision_that_computes_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear = functional.linear
+
+    def wrong(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return linear(x, weight, bias) * (1.5 if x.dtype == torch.bfloat16 else 1.0)
+
+    monkeypatch.setattr(functional, "linear", wrong)
+    with pytest.raises(CodecError, match=r"bfloat16: the \w+ encoder is \d\.\d+ off float32 on this cpu"):
+        golden_codec("bfloat16")
 
 
 @pytest.mark.parametrize("precision", ["tf32", "float16", "float64"])
