@@ -11,9 +11,10 @@ import soundfile
 
 from codec.longcat.config import PUBLISHED
 from jobs.display import hours
+from pipeline.commit import list_commits
 from pipeline.config import JobConfig, ReadingConfig
 from pipeline.errors import ConfigError, DataError
-from pipeline.layout import output_place, parse_commit_path
+from pipeline.layout import output_place
 from pipeline.reader import read_samples
 from pipeline.shards import list_shards
 from pipeline.storage import Stores
@@ -75,7 +76,7 @@ def plan(config: JobConfig) -> PlanReport:
     if not listing.shards:
         raise ConfigError(f"no input shard is there; asked for: {', '.join(config.input)}")
     place = output_place(config.output)
-    committed = {parse_commit_path(place.path(info.uri)) for info in stores(place.base).list(place.commits)}
+    committed = {entry.shard_id for entry in list_commits(stores(place.base), place)}
     todo = [shard for shard in listing.shards if shard.shard_id not in committed]
     frame_rate_hz, num_acoustic, assumed = _sizes(config)
     num_codebooks = ("semantic" in config.streams) + num_acoustic

@@ -11,7 +11,7 @@ from pathlib import Path
 from codec.base import CodecInfo
 from codec.registry import check_arithmetic, codec_info
 from jobs.replica import ReplicaSetup, checkpoint_options
-from pipeline.commit import find_commit
+from pipeline.commit import find_commit, find_standing, take_back
 from pipeline.config import Device, JobConfig, fingerprint, fingerprint_parts
 from pipeline.errors import ConfigError, DataError, OtherJobError, RefusedError, UnsafeStoreError
 from pipeline.job import claim_job
@@ -164,9 +164,9 @@ def _without_changed(
     for shard in listing.shards:
         row = manifest.rows.get(shard.shard_id)
         if row is not None and row.record.input.etag != shard.etag:
-            standing = find_commit(store, place, shard.shard_id)  # the manifest is derived: it may be damaged
-            if standing is not None and standing.input.etag == shard.etag:
-                manifest.rows[shard.shard_id] = ManifestRow(standing, commit_etag="")
+            record = find_commit(store, place, shard.shard_id)  # the manifest is derived: it may be damaged
+            if record is not None and record.input.etag == shard.etag:
+                manifest.rows[shard.shard_id] = ManifestRow(record, commit_etag="")
             else:
                 changed.append(shard)
     if changed and not config.redo_changed:
@@ -176,9 +176,9 @@ def _without_changed(
         )
     for shard in changed:
         # Another driver may have redone it meanwhile: only the commit of the old version is taken back.
-        standing = find_commit(store, place, shard.shard_id)
-        if standing is not None and standing.input.etag != shard.etag:
-            store.delete(place.commit(shard.shard_id))
+        standing = find_standing(store, place, shard.shard_id)
+        if standing.record is not None and standing.record.input.etag != shard.etag:
+            take_back(store, place, standing)
         del manifest.rows[shard.shard_id]
     return manifest
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.display import duration, hours
+from pipeline.commit import list_commits
 from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import ObjectMissingError, RefusedError
 from pipeline.job import read_job
-from pipeline.layout import OutputPlace, output_place, parse_commit_path
+from pipeline.layout import OutputPlace, output_place
 from pipeline.records import RECORD_BYTES_MAX, JobRecord, StatusRecord
 from pipeline.storage import Store, Stores
 
@@ -72,7 +73,7 @@ def status(output: str, storage: StorageConfig, retry: RetryConfig) -> JobStatus
     place = output_place(output)
     store = Stores(storage, retry)(place.base)
     job = read_job(store, place)
-    num_commits = sum(parse_commit_path(place.path(info.uri)) is not None for info in store.list(place.commits))
+    num_commits = sum(1 for _ in list_commits(store, place))
     last = _last(store, place)
     age_s = time.time() - last.updated_unix_s if last else 0.0
     return JobStatus(place.base, job, num_commits, last, age_s)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.verify_tokens import TokenRules, check_shard
-from pipeline.commit import find_commit
+from pipeline.commit import find_commit, list_commits
 from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import DataError, RefusedError
 from pipeline.job import read_job
@@ -75,9 +76,11 @@ def verify(output: str, storage: StorageConfig, retry: RetryConfig) -> VerifyRep
     rules = TokenRules.of(job, place.job)
     report = VerifyReport(place.base)
     named: set[str] = set()
+    terms = Counter(entry.shard_id for entry in list_commits(store, place))
+    report.faults += [f"{shard_id}: has {count} commits, one is allowed" for shard_id, count in terms.items() if count > 1]
+    committed = sorted(terms)
     with ThreadPoolExecutor(READERS, thread_name_prefix="verify") as pool:
-        shard_ids = _commits(store, place)
-        for shard_id, record, found in pool.map(lambda i: _verify_shard(store, place, rules, i), shard_ids):
+        for shard_id, record, found in pool.map(lambda i: _verify_shard(store, place, rules, i), committed):
             report.num_shards += 1
             report.faults += [f"{shard_id}: {fault}" for fault in found]
             if record is not None:
@@ -86,23 +89,15 @@ def verify(output: str, storage: StorageConfig, retry: RetryConfig) -> VerifyRep
                 report.num_bytes += sum(item.num_bytes for item in record.objects)
                 report.num_rows += record.counts.num_rows
                 report.num_frames += record.counts.num_frames
-    report.faults += _check_manifest(store, place, job.fingerprint)
+    report.faults += _check_manifest(store, place, job.fingerprint, terms.keys())
     _sort_unnamed(store, place, named, report)
     return report
 
 
-def _check_manifest(store: Store, place: OutputPlace, fingerprint: str) -> Iterator[str]:
+def _check_manifest(store: Store, place: OutputPlace, fingerprint: str, committed: Set[str]) -> Iterator[str]:
     """A shard that the manifest has and the commits have not was committed once: its commit was lost."""
-    committed = set(_commits(store, place))
     for shard_id in sorted(load_manifest(store, place, fingerprint).rows.keys() - committed):
         yield f"{shard_id}: stands in the manifest, but its commit record is gone; run the job again"
-
-
-def _commits(store: Store, place: OutputPlace) -> Iterator[str]:
-    for info in store.list(place.commits):
-        shard_id = parse_commit_path(place.path(info.uri))
-        if shard_id is not None:
-            yield shard_id
 
 
 def _verify_shard(

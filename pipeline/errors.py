@@ -15,6 +15,7 @@ VoxmillError
 │   ├── StoreUnavailableError    a store or network that does not answer as it should
 │   ├── DecoderUnavailableError  decoding processes that cannot be kept alive
 │   ├── ReplicaLostError         a replica died, stalled, or its node went away
+│   ├── AttemptFencedError       the attempt was ended by a fence; another one may commit
 │   └── ShardCancelledError      the run is stopping
 └── CodecContractError        a codec returned what it must not: of unknown fault
 """
@@ -84,6 +85,10 @@ class DecoderUnavailableError(InfraError):
 
 class ReplicaLostError(InfraError):
     """A replica died, stalled past its lease, or its node went away."""
+
+
+class AttemptFencedError(InfraError):
+    """A fence stands where the attempt would have committed: it was taken for dead, or its input was redone."""
 
 
 class ShardCancelledError(InfraError):

@@ -16,7 +16,7 @@ _TOKEN_NAME = re.compile(
     r"\.(?P<attempt>[0-9a-f]{32})\.(?P<ending>parquet|tar)",
     re.DOTALL,
 )
-_COMMIT_NAME = re.compile(r"commits/(?P<shard_id>.*-[0-9a-f]{8})\.json", re.DOTALL)
+_COMMIT_NAME = re.compile(r"commits/(?P<shard_id>.*-[0-9a-f]{8})(\.(?P<term>[1-9][0-9]{0,8}))?\.json", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class OutputPlace:
         """The last status that a driver wrote."""
         return self.uri("status.json")
 
-    def commit(self, shard_id: str) -> str:
-        """The commit record of a shard."""
-        return self.uri(f"commits/{shard_id}.json")
+    def commit(self, shard_id: str, term: int = 0) -> str:
+        """The one record of a shard's term: its commit, or a fence."""
+        return self.uri(f"commits/{shard_id}.{term}.json" if term else f"commits/{shard_id}.json")
 
     def failure(self, shard_id: str, attempt: str) -> str:
         """The failure record of an attempt."""
@@ -92,7 +92,7 @@ def _ending(folder: str) -> str:
     return "tar" if folder in ("semantic", "acoustic") else "parquet"
 
 
-def parse_commit_path(path: str) -> str | None:
-    """Shard id of a commit record's relative path; None for anything else."""
+def parse_commit_path(path: str) -> tuple[str, int] | None:
+    """(shard id, term) of a commit record's or fence's relative path; None for anything else."""
     match = _COMMIT_NAME.fullmatch(path)
-    return match["shard_id"] if match else None
+    return (match["shard_id"], int(match["term"] or 0)) if match else None

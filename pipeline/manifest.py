@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.commit import find_commit
+from pipeline.commit import CommitEntry, find_commit, list_commits
 from pipeline.config import FORMAT_VERSION
 from pipeline.errors import ObjectMissingError
-from pipeline.layout import OutputPlace, parse_commit_path
+from pipeline.layout import OutputPlace
 from pipeline.records import CommitRecord, Counts, InputRecord, ObjectRecord
 from pipeline.storage import Store
 
@@ -26,6 +26,7 @@ _COUNTS = pa.list_(pa.struct([("name", pa.string()), ("count", pa.int64())]))
 SCHEMA = pa.schema(
     [
         ("shard_id", pa.string()),
+        ("term", pa.int32()),
         ("input_uri", pa.string()),
         ("input_size_bytes", pa.int64()),
         ("input_etag", pa.string()),
@@ -82,21 +83,20 @@ def fold_commits(store: Store, place: OutputPlace, fingerprint: str, *, known: M
     """
     known = known or load_manifest(store, place, fingerprint)
     manifest = Manifest(fingerprint)
-    wanted: list[tuple[str, str]] = []
-    for info in store.list(place.commits):
-        shard_id = parse_commit_path(place.path(info.uri))
-        if shard_id is None:
-            continue
-        row = known.rows.get(shard_id)
-        if row is not None and row.commit_etag == info.etag:
-            manifest.rows[shard_id] = row
+    wanted: list[CommitEntry] = []
+    for entry in list_commits(store, place):
+        row = known.rows.get(entry.shard_id)
+        if row is not None and (row.record.term, row.commit_etag) == (entry.term, entry.etag):
+            manifest.rows[entry.shard_id] = row
         else:
-            wanted.append((shard_id, info.etag))
+            wanted.append(entry)
     with ThreadPoolExecutor(READERS, thread_name_prefix="commits") as pool:
-        records = pool.map(lambda item: find_commit(store, place, item[0]), wanted)
-        for (shard_id, etag), record in zip(wanted, records, strict=True):
-            if record is not None:  # else deleted since the listing
-                manifest.rows[shard_id] = ManifestRow(record, etag)
+        records = pool.map(lambda entry: find_commit(store, place, entry.shard_id), wanted)
+        for entry, record in zip(wanted, records, strict=True):
+            if record is not None:  # else taken back since the listing
+                # Of another term, it came after the listing: its ETag is not known, and it is read again next time.
+                etag = entry.etag if record.term == entry.term else ""
+                manifest.rows[entry.shard_id] = ManifestRow(record, etag)
     return manifest
 
 
@@ -138,6 +138,7 @@ def _flat(row: ManifestRow) -> dict[str, object]:
         counts[table] = [{"name": name, "count": count} for name, count in sorted(counts[table].items())]
     return {
         "shard_id": record.shard_id,
+        "term": record.term,
         "input_uri": record.input.uri,
         "input_size_bytes": record.input.size_bytes,
         "input_etag": record.input.etag,
@@ -157,6 +158,7 @@ def _rows(table: pa.Table) -> Iterator[ManifestRow]:
             counts[table_name] = {item["name"]: item["count"] for item in flat[table_name]}
         record = CommitRecord(
             shard_id=flat["shard_id"],
+            term=flat["term"],
             fingerprint=fingerprint,
             input=InputRecord(uri=flat["input_uri"], size_bytes=flat["input_size_bytes"], etag=flat["input_etag"]),
             attempt=flat["attempt"],

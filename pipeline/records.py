@@ -103,9 +103,10 @@ class Counts(_Part):
 
 
 class CommitRecord(_Record):
-    """`commits/<shard-id>.json`: the one object that makes an attempt count."""
+    """`commits/<shard-id>.json`, or `commits/<shard-id>.<term>.json`: the one object that makes an attempt count."""
 
     shard_id: str
+    term: int = Field(0, ge=0, description="how many fences came before; see pipeline/commit.py")
     fingerprint: str
     input: InputRecord
     attempt: str

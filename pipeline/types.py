@@ -14,11 +14,24 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object of a store. `etag` is the store's own for S3, `<mtime ns>-<size>` (hex) for local files."""
+    """One object of a store. `etag` is the store's own for S3, `<mtime ns>-<size>` (hex) for local files.
+
+    `modified_unix_s` is the store's time of the last write; None where its answer did not say.
+    """
 
     uri: str
     size_bytes: int
     etag: str
+    modified_unix_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartialObject:
+    """A write that has not ended: a hidden file of a local store, a multipart upload of S3 (`upload_id`)."""
+
+    uri: str
+    started_unix_s: float
+    upload_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

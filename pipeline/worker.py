@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pipeline.admission import admit
 from pipeline.batcher import windows
-from pipeline.commit import Committed, commit, find_commit, put_objects
+from pipeline.commit import Committed, commit, find_standing, put_objects
 from pipeline.config import JobConfig
 from pipeline.decoder import DecoderPool
 from pipeline.encoder import Encoder, Progress
@@ -78,9 +78,10 @@ def process_shard(task: Task, bench: Workbench, progress: Progress) -> Committed
     the next is read and the last is put. Raises what the stages raise; then nothing of the attempt counts.
     """
     shard, config, info = task.shard, bench.config, bench.encoder.codec.info
-    standing = find_commit(bench.outputs, bench.place, shard.shard_id)
-    if standing is not None:
-        return Committed(standing, ours=False)
+    # Before any object is put: a fence that comes later is then in this attempt's term, and ends it.
+    standing = find_standing(bench.outputs, bench.place, shard.shard_id)
+    if standing.record is not None:
+        return Committed(standing.record, ours=False)
     started_s, tally, ticket = time.monotonic(), _Tally(), bench.encoder.turn.ticket()
     with Spool() as spool, RangeStream(bench.stores(shard.uri), shard, config.reading) as stream:
         rejects = RejectWriter(spool, bench.token_format.metadata)
@@ -98,6 +99,7 @@ def process_shard(task: Task, bench: Workbench, progress: Progress) -> Committed
         objects = put_objects(bench.outputs, bench.place, shard.shard_id, task.attempt, files)
     record = CommitRecord(
         shard_id=shard.shard_id,
+        term=standing.term,
         fingerprint=bench.fingerprint,
         input=InputRecord.of(shard),
         attempt=task.attempt,
