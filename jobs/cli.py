@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_status(commands)
     _add_verify(commands)
+    _add_gc(commands)
     _add_doctor(commands)
     return parser
 
@@ -250,6 +251,46 @@ def _add_verify(commands: Any) -> None:
     )
     parser.add_argument("output")
     parser.add_argument("--json", action="store_true")
+
+
+def _add_gc(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        import time
+
+        from jobs.gc import collect_garbage
+        from jobs.options import storage_settings
+
+        report = collect_garbage(
+            arguments.output,
+            *storage_settings(),
+            grace_s=arguments.grace_s,
+            dry_run=arguments.dry_run,
+            clock=time.time,
+        )
+        _emit(report, arguments.json)
+        return 0
+
+    parser = _command(commands, "gc", run, "remove token objects that no commit names and never will; safe beside runs")
+    parser.epilog = (
+        "exit codes: 0 done, 1 the store failed on the way, 2 no job there, or refused; run it again at will"
+    )
+    parser.add_argument("output")
+    parser.add_argument(
+        "--grace-s",
+        type=_seconds,
+        default=86400.0,
+        metavar="SECONDS",
+        help="what is younger stays, since it may be of an attempt under way (default: a day)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
+    parser.add_argument("--json", action="store_true")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value
 
 
 def _add_doctor(commands: Any) -> None:

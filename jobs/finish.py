@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from jobs.display import duration, hours, rejected
 from jobs.prepare import OpenJob
 from jobs.view import RunView
 from pipeline.commit import find_commit
-from pipeline.layout import TOKEN_FOLDERS, parse_token_path
+from pipeline.layout import TOKEN_FOLDERS
 from pipeline.manifest import fold_commits, sum_counts, write_manifest
+from pipeline.orphans import delete_unnamed, unnamed_objects
 from pipeline.records import Counts, State
 from pipeline.types import Shard
 
@@ -124,7 +126,7 @@ def finish(
     named = [Shard(uri, 0, "") for uri in job.listing.missing]
     missing = tuple(shard.uri for shard in named if shard.shard_id not in manifest.rows)
     complete = not (failed or unfinished or missing)
-    orphans = remove_uncommitted(job) if complete else ()
+    orphans = _sweep(job) if complete else ()
     asked = [shard.shard_id for shard in (*job.listing.shards, *named)]
     listed = [manifest.rows[shard_id] for shard_id in asked if shard_id in manifest.rows]
     counts = sum_counts(row.record.counts for row in listed)
@@ -147,26 +149,14 @@ def finish(
     )
 
 
-def remove_uncommitted(job: OpenJob) -> tuple[str, ...]:
-    """Delete token objects that the commits of their shards do not name; returns those of shards without a commit.
-
-    The objects are listed first and each commit is read after that, never taken from derived data: so an object of
-    an attempt that may still commit, even one after `--redo-changed`, finds no other commit standing and is kept.
-    """
-    strangers: dict[str, list[str]] = {}
-    for folder in TOKEN_FOLDERS:
-        for info in job.store.list(job.place.uri(folder)):
-            path = job.place.path(info.uri)
-            owner = parse_token_path(path)
-            known = job.manifest.rows.get(owner[0]) if owner else None
-            if owner and (known is None or path not in {item.path for item in known.record.objects}):
-                strangers.setdefault(owner[0], []).append(path)
+def _sweep(job: OpenJob) -> tuple[str, ...]:
+    """Delete token objects that the commits of their shards do not name; returns those of shards without a commit."""
     orphans: list[str] = []
-    for shard_id, paths in strangers.items():
+    listed = chain.from_iterable(job.store.list(job.place.uri(folder)) for folder in TOKEN_FOLDERS)
+    for shard_id, found in unnamed_objects(listed, job.place, job.manifest).items():
         standing = find_commit(job.store, job.place, shard_id)
-        if standing is None:
-            orphans += paths
-            continue
-        for path in sorted(set(paths) - {item.path for item in standing.objects}):
-            job.store.delete(job.place.uri(path))
+        if standing is None:  # another driver may be about to commit them
+            orphans += (job.place.path(info.uri) for info in found)
+        else:
+            delete_unnamed(job.store, job.place, found, standing)
     return tuple(orphans)

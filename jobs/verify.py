@@ -77,7 +77,9 @@ def verify(output: str, storage: StorageConfig, retry: RetryConfig) -> VerifyRep
     report = VerifyReport(place.base)
     named: set[str] = set()
     terms = Counter(entry.shard_id for entry in list_commits(store, place))
-    report.faults += [f"{shard_id}: has {count} commits, one is allowed" for shard_id, count in terms.items() if count > 1]
+    report.faults += [
+        f"{shard_id}: has {count} commits, one is allowed" for shard_id, count in terms.items() if count > 1
+    ]
     committed = sorted(terms)
     with ThreadPoolExecutor(READERS, thread_name_prefix="verify") as pool:
         for shard_id, record, found in pool.map(lambda i: _verify_shard(store, place, rules, i), committed):

@@ -118,7 +118,7 @@ def commit(store: Store, place: OutputPlace, record: CommitRecord) -> Committed:
         store.delete(place.uri(item.path))
     if standing is None:
         raise AttemptFencedError(
-            f"{uri}: this attempt was fenced off while it ran, by voxmill gc or --redo-changed; the shard is tried again"
+            f"{uri}: this attempt was fenced off while it ran (voxmill gc, --redo-changed); the shard is tried again"
         )
     return Committed(standing, ours=False)
 

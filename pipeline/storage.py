@@ -16,7 +16,10 @@ from pipeline.config import RetryConfig, StorageConfig, check_uri, without_crede
 from pipeline.errors import ConfigError, ObjectMissingError, RefusedError, UnsafeStoreError
 from pipeline.retry import Retry
 from pipeline.storage_local import LocalStore, local_path
-from pipeline.types import ObjectInfo
+from pipeline.types import ObjectInfo, PartialObject
+
+PROBE_PREFIX = ".probe-"
+"""Of objects that a probe puts and deletes again, unless its process dies."""
 
 
 class Store(Protocol):
@@ -64,6 +67,14 @@ class Store(Protocol):
 
     def delete(self, uri: str) -> None:
         """Delete an object; no error when there is none."""
+        ...
+
+    def list_partial(self, prefix: str) -> Iterator[PartialObject]:
+        """Writes below a folder that have not ended: those under way, and those whose writer died."""
+        ...
+
+    def drop_partial(self, partial: PartialObject) -> None:
+        """End such a write without an object: its writer, if it lives, gets an error. No error when it is gone."""
         ...
 
 
@@ -118,7 +129,7 @@ def probe_put_if_absent(store: Store, base_uri: str) -> None:
     Raises `UnsafeStoreError` when the second put goes through, `StoreDeniedError` when the place cannot be
     written or cleaned, `RefusedError` when its bucket is not there.
     """
-    uri = join(base_uri, f".probe-{uuid4().hex}")
+    uri = join(base_uri, f"{PROBE_PREFIX}{uuid4().hex}")
     try:
         store.put_if_absent(uri, b"first")
         second = store.put_if_absent(uri, b"second")

@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -28,7 +28,7 @@ from pipeline.errors import (
     UnsafeStoreError,
 )
 from pipeline.retry import Retry
-from pipeline.types import ObjectInfo
+from pipeline.types import ObjectInfo, PartialObject
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ TEMPORARY_PREFIX = ".tmp-"
 
 _COPY_BYTES = 1 << 20
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
-_IN_THE_WAY = {*_MISSING, errno.EEXIST}
+_IN_THE_WAY = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -150,6 +150,19 @@ class LocalStore:
 
         self._retry.call(delete_once)
 
+    def list_partial(self, prefix: str) -> Iterator[PartialObject]:
+        """The hidden files below a folder in which objects are written."""
+        for folder, _, names in os.walk(local_path(prefix)):
+            for name in names:
+                if name.startswith(TEMPORARY_PREFIX):
+                    path = Path(folder, name)
+                    with suppress(FileNotFoundError), _translated("list", path):  # renamed or deleted just now
+                        yield PartialObject(str(path), path.stat().st_mtime)
+
+    def drop_partial(self, partial: PartialObject) -> None:
+        """Delete the hidden file."""
+        self.delete(partial.uri)
+
     def _put(self, path: Path, fill: Callable[[BinaryIO], object]) -> ObjectInfo:
         def put_once() -> ObjectInfo:
             with _translated("write", path), _written_aside(path, fill) as temporary:
@@ -249,7 +262,7 @@ def _entry_status(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 
 def _object_info(path: str, status: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(path, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
+    return ObjectInfo(path, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}", status.st_mtime)
 
 
 @contextmanager
@@ -263,6 +276,10 @@ def _translated(operation: str, path: Path) -> Iterator[None]:
             raise StoreDeniedError(f"{what}; give this user the right to it, or choose another place") from error
         if error.errno in _MISSING and operation in ("read", "stat"):
             raise ObjectMissingError(what) from error
+        if error.errno == errno.ENOENT:  # its folder is made first
+            raise StoreUnavailableError(
+                f"{what}; its folder or hidden file was removed while it was written"
+            ) from error
         if error.errno in _IN_THE_WAY:
             raise StoreDeniedError(f"{what}; a file stands where a folder must, or the reverse") from error
         if error.errno == errno.ENAMETOOLONG:

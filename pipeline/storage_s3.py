@@ -12,7 +12,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Coroutine, Iterator, Sequence, Set
+from collections.abc import Coroutine, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,7 +33,7 @@ from pipeline.errors import (
 )
 from pipeline.retry import Retry
 from pipeline.storage_s3_errors import STORE_ERRORS, translated
-from pipeline.types import ObjectInfo
+from pipeline.types import ObjectInfo, PartialObject
 
 Answer = dict[str, Any]
 
@@ -89,19 +89,14 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Every object below a folder in key order, page by page; keys that end in `/` are left out."""
-        bucket, key = split_s3_uri(prefix)
-        folder = key.rstrip("/") + "/" if key else ""
-        more: Answer = {}
-        while True:
-            page = self._retried("list_objects_v2", prefix, {"Bucket": bucket, "Prefix": folder, **more})
+        names = {"ContinuationToken": "NextContinuationToken"}
+        bucket, _ = split_s3_uri(prefix)
+        for page in self._pages("list_objects_v2", prefix, names):
             for item in page.get("Contents", ()):
                 # The mark that consoles leave for an empty folder is no object that a path can name.
                 if not item["Key"].endswith("/"):
                     uri = f"s3://{bucket}/{item['Key']}"
-                    yield ObjectInfo(uri, int(item["Size"]), _etag(item, uri))
-            if not page.get("IsTruncated"):
-                return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+                    yield ObjectInfo(uri, int(item["Size"]), _etag(item, uri), _time(item))
 
     def stat(self, uri: str) -> ObjectInfo:
         """One object's size and ETag."""
@@ -162,6 +157,35 @@ class S3Store:
             self._retried("delete_object", uri, _object(uri))
         except ObjectMissingError:  # AWS says nothing here, other stores do
             return
+
+    def list_partial(self, prefix: str) -> Iterator[PartialObject]:
+        """Multipart uploads below a folder that were neither completed nor aborted; the store bills their parts."""
+        names = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
+        bucket, _ = split_s3_uri(prefix)
+        for page in self._pages("list_multipart_uploads", prefix, names):
+            for item in page.get("Uploads", ()):
+                uri = f"s3://{bucket}/{item['Key']}"
+                yield PartialObject(uri, item["Initiated"].timestamp(), item["UploadId"])
+
+    def drop_partial(self, partial: PartialObject) -> None:
+        """Abort the upload."""
+        try:
+            self._retried(
+                "abort_multipart_upload", partial.uri, {**_object(partial.uri), "UploadId": partial.upload_id}
+            )
+        except ObjectMissingError:  # it ended meanwhile, one way or the other
+            return
+
+    def _pages(self, operation: str, prefix: str, names: Mapping[str, str]) -> Iterator[Answer]:
+        """The pages of a listing below a folder; `names`: a field of the next request and where the page has it."""
+        bucket, key = split_s3_uri(prefix)
+        request: Answer = {"Bucket": bucket, "Prefix": key.rstrip("/") + "/" if key else ""}
+        while True:
+            page = self._retried(operation, prefix, request)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            request |= {name: page[field] for name, field in names.items() if field in page}
 
     def _fetch_range(self, uri: str, request: Answer, start: int, end: int) -> bytes:
         answer, data = self._fetch(uri, request, end - start)
@@ -304,7 +328,12 @@ def _body(data: bytes) -> Answer:
 
 
 def _info(uri: str, head: Answer) -> ObjectInfo:
-    return ObjectInfo(uri, int(head["ContentLength"]), _etag(head, uri))
+    return ObjectInfo(uri, int(head["ContentLength"]), _etag(head, uri), _time(head))
+
+
+def _time(answer: Answer) -> float | None:
+    modified = answer.get("LastModified")
+    return modified.timestamp() if modified is not None else None
 
 
 def _etag(answer: Answer, uri: str) -> str:

@@ -22,7 +22,7 @@ class ObjectInfo:
     uri: str
     size_bytes: int
     etag: str
-    modified_unix_s: float | None = None
+    modified_unix_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,12 @@ class Process:
     def runs(self) -> bool:
         return Process.find(self.pid) == self
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether SIGSTOP holds it."""
+        tail = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2]
+        return tail.split()[0] == "T"
+
     def inodes(self) -> set[str]:
         """The inodes of its sockets."""
         found = set()

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 READY_S_MAX = 60.0
 STOP_S_MAX = 10.0
 
@@ -50,8 +51,7 @@ class S3Server:
 def moto_server() -> Iterator[S3Server]:
     """moto: in memory, enforces conditions and part sizes, takes every key."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _running(command, port):
+    with _running([sys.executable, "-m", "tests.moto", str(port)], port):
         yield S3Server(f"http://127.0.0.1:{port}", "test-access-key", "test-secret-key")
 
 
@@ -84,7 +84,9 @@ def free_port() -> int:
 
 @contextmanager
 def _running(command: Sequence[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         _wait_until_open(process, port)
         yield

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 TOKEN_FOLDERS = ("tokens", "semantic", "acoustic", "rejects")
-DERIVED = ("manifest.parquet", "status.json", "job.json", "gc.json")
+DERIVED = ("manifest.parquet", "status.json", "job.json")
 
 Ids = tuple[list[int], list[list[int]]]
 """Semantic ids, and acoustic ids by codebook."""
@@ -49,7 +49,7 @@ def commits(objects: Mapping[str, bytes]) -> dict[str, dict]:
     for path, content in objects.items():
         if path.startswith("commits/"):
             record = json.loads(content)
-            if "attempt" in record:  # else a fence, which commits nothing
+            if not record.get("fence"):
                 name = record["input"]["uri"].rsplit("/", 1)[1]
                 assert name not in found, f"I3: {name} is committed twice"
                 found[name] = record

@@ -7,9 +7,19 @@ from typing import Any
 
 import pytest
 
-from pipeline.commit import commit, find_commit, put_objects
+from pipeline.commit import (
+    FENCE,
+    Standing,
+    close_term,
+    commit,
+    find_commit,
+    find_standing,
+    list_commits,
+    put_objects,
+    take_back,
+)
 from pipeline.config import RetryConfig, StorageConfig
-from pipeline.errors import OtherJobError, RefusedError, StoreUnavailableError
+from pipeline.errors import AttemptFencedError, OtherJobError, RefusedError, StoreUnavailableError
 from pipeline.layout import OutputPlace, parse_commit_path, parse_token_path, token_path
 from pipeline.manifest import fold_commits, write_manifest
 from pipeline.records import CommitRecord, Counts, InputRecord
@@ -157,5 +167,84 @@ def test_names_are_read_back_and_others_are_not_ours():
         assert parse_token_path(token_path(folder, SHARD_ID, OURS)) == (SHARD_ID, OURS)
     for path in ("tokens/x.parquet", f"tokens/{SHARD_ID}.{OURS}.tar", f"other/{SHARD_ID}.{OURS}.parquet", "tokens/"):
         assert parse_token_path(path) is None
-    assert parse_commit_path(f"commits/{SHARD_ID}.json") == SHARD_ID
-    assert parse_commit_path("commits/readme.json") is None
+    for term in (0, 1, 12):
+        assert parse_commit_path(OutputPlace("/out").commit(SHARD_ID, term).removeprefix("/out/")) == (SHARD_ID, term)
+    for name in ("readme", f"{SHARD_ID}.0", f"{SHARD_ID}.01", f"{SHARD_ID}.x"):
+        assert parse_commit_path(f"commits/{name}.json") is None
+
+
+def test_a_fence_ends_the_attempts_before_it_and_no_other(store, place):
+    sleeper = attempt(store, place, OURS)
+    assert close_term(store, place, SHARD_ID) is None
+    assert find_standing(store, place, SHARD_ID) == Standing(1, None)
+    with pytest.raises(AttemptFencedError, match=r"fenced off.*tried again"):
+        commit(store, place, sleeper)
+    assert tokens(place) == [], "the fence proves the loss"
+
+    after = attempt(store, place, THEIRS).model_copy(update={"term": 1})
+    assert commit(store, place, after).ours
+    assert find_standing(store, place, SHARD_ID).record == after
+    with pytest.raises(AttemptFencedError):
+        commit(store, place, sleeper)
+    assert tokens(place) == [THEIRS]
+
+
+def test_a_commit_that_stands_needs_no_fence(store, place):
+    record = commit(store, place, attempt(store, place, OURS)).record
+    assert close_term(store, place, SHARD_ID) == record
+    assert [path.name for path in Path(place.commits).iterdir()] == [f"{SHARD_ID}.json"]
+
+
+@pytest.mark.parametrize("winner", ["commit", "fence"])
+def test_who_loses_the_race_to_close_a_term_takes_what_won(store, place, winner):
+    record = attempt(store, place, OURS)
+
+    class Raced(Faulty):
+        def put_if_absent(self, uri: str, data: bytes) -> Any:
+            self._store.put_if_absent(uri, record.to_bytes() if winner == "commit" else FENCE)
+            return self._store.put_if_absent(uri, data)
+
+    found = close_term(Raced(store, puts=True, raises=False), place, SHARD_ID)
+    assert found == (record if winner == "commit" else None)
+
+
+def test_a_fence_of_unknown_outcome_is_an_error(store, place):
+    with pytest.raises(StoreUnavailableError):
+        close_term(Faulty(store, puts=False, raises=True), place, SHARD_ID)
+    with pytest.raises(StoreUnavailableError, match="does not show it"):
+        close_term(Faulty(store, puts=False, raises=False), place, SHARD_ID)
+
+
+def test_a_commit_that_is_taken_back_leaves_a_fence(store, place):
+    first = attempt(store, place, OURS)
+    commit(store, place, first)
+    take_back(store, place, find_standing(store, place, SHARD_ID))
+    assert list(list_commits(store, place)) == []
+    with pytest.raises(AttemptFencedError):
+        commit(store, place, first)
+    again = attempt(store, place, THEIRS).model_copy(update={"term": 1})
+    commit(store, place, again)
+    (entry,) = list_commits(store, place)
+    assert (entry.shard_id, entry.term) == (SHARD_ID, 1)
+    manifest = fold_commits(store, place, "f")
+    assert manifest.rows[SHARD_ID].record == again
+    write_manifest(store, place, manifest)
+    counting = Counting(store)
+    assert fold_commits(counting, place, "f").rows[SHARD_ID].record.term == 1
+    assert counting.reads == ["manifest.parquet"]
+
+
+def test_fences_without_end_are_refused(store, place, monkeypatch):
+    monkeypatch.setattr("pipeline.commit.TERMS_MAX", 3)
+    for _ in range(3):
+        close_term(store, place, SHARD_ID)
+    with pytest.raises(RefusedError, match="3 fences"):
+        close_term(store, place, SHARD_ID)
+
+
+def test_no_record_is_as_small_as_a_fence(store, place):
+    record = attempt(store, place, OURS, "-00000000")
+    smallest = record.model_copy(
+        update={"fingerprint": "", "attempt": "", "objects": (), "input": InputRecord(uri="", size_bytes=0, etag="")}
+    )
+    assert len(smallest.to_bytes()) > len(FENCE)

@@ -180,3 +180,20 @@ def test_a_folder_that_may_not_be_read(store: LocalStore, tmp_path: Path, monkey
     monkeypatch.setattr(os, "scandir", failing(os.scandir, errno.EACCES, 1))
     with pytest.raises(StoreDeniedError, match=rf"cannot list {tmp_path}.*EACCES"):
         list(store.list(str(tmp_path)))
+
+
+@pytest.mark.parametrize("operation", ["put", "put_if_absent"])
+def test_a_hidden_file_that_is_removed_while_it_is_written_is_written_anew(tmp_path, monkeypatch, operation):
+    store = LocalStore(Retry(RetryConfig(attempts_max=2, backoff_s=0.001)))
+    fsync, removed = os.fsync, []
+
+    def fsync_and_remove(descriptor: int) -> None:
+        fsync(descriptor)
+        if not removed:
+            removed.extend(store.list_partial(str(tmp_path)))
+            store.drop_partial(removed[0])
+
+    monkeypatch.setattr(os, "fsync", fsync_and_remove)
+    assert getattr(store, operation)(str(tmp_path / "a"), b"data") is not None
+    assert (len(removed), (tmp_path / "a").read_bytes()) == (1, b"data")
+    assert list(store.list_partial(str(tmp_path))) == []
