@@ -20,6 +20,7 @@ from enum import StrEnum
 
 from pipeline.config import RunningConfig
 from pipeline.errors import FailureKind
+from pipeline.retry import jittered_wait_s
 from pipeline.types import Shard, Task
 
 
@@ -194,9 +195,14 @@ class Ledger:
             self._move(entry, ShardState.FAILED)
             return
         tries = entry.num_tries[kind] + entry.num_deaths
-        bound_s = min(self._config.retry_backoff_s_max, self._config.retry_backoff_s * 2 ** min(tries, 30))
+        wait_s = jittered_wait_s(
+            tries,
+            backoff_s=self._config.retry_backoff_s,
+            backoff_s_max=self._config.retry_backoff_s_max,
+            rng=self._rng,
+        )
         self._move(entry, ShardState.PENDING)
-        heapq.heappush(self._delayed, (now_s + self._rng.uniform(0, bound_s), entry.shard.shard_id))
+        heapq.heappush(self._delayed, (now_s + wait_s, entry.shard.shard_id))
 
     def _wake(self, now_s: float) -> None:
         while self._delayed and self._delayed[0][0] <= now_s:

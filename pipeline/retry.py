@@ -1,4 +1,4 @@
-"""The one policy for a call to a store that may fail for a while."""
+"""The one policy for what may fail for a while: waits with full jitter, bounded tries, bounded time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,24 @@ from pipeline.errors import StoreUnavailableError
 
 T = TypeVar("T")
 
+_DOUBLINGS_MAX = 60
+"""Past any bound by then; a float would overflow after a thousand."""
+
+
+def jittered_wait_s(num_failed: int, *, backoff_s: float, backoff_s_max: float, rng: random.Random) -> float:
+    """The wait after so many failed tries (1 or more), drawn evenly from [0, min(backoff_s_max, backoff_s * 2^(n-1))].
+
+    "Full jitter" (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/): a thousand replicas
+    turned away at once do not come back at once.
+    """
+    doublings = min(num_failed - 1, _DOUBLINGS_MAX)
+    return rng.uniform(0.0, min(backoff_s_max, backoff_s * 2.0**doublings))
+
 
 class Retry:
     """Tries again on `StoreUnavailableError` alone, within `attempts_max` tries and `total_s_max` seconds.
 
-    The wait before try n + 1 is drawn evenly from [0, min(backoff_s_max, backoff_s * 2^(n-1))] ("full
-    jitter": https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), so that a thousand
-    replicas turned away at once do not come back at once. Safe from several threads.
+    For calls to a store; shards are tried again by the ledger, after the same waits. Safe from several threads.
     """
 
     def __init__(
@@ -47,17 +58,18 @@ class Retry:
             try:
                 return fn()
             except StoreUnavailableError as error:
-                wait_s = self._wait_s(tries)
+                wait_s = jittered_wait_s(
+                    tries,
+                    backoff_s=self._config.backoff_s,
+                    backoff_s_max=self._config.backoff_s_max,
+                    rng=self._rng,
+                )
                 spent_s = self._clock() - start_s
                 if tries >= self._config.attempts_max or spent_s + wait_s > self._config.total_s_max:
                     # The error keeps its class and its traceback; only its words change.
                     error.args = (f"{error}; gave up after {_times(tries)} in {spent_s:.1f} s",)
                     raise
                 self._sleep(wait_s)
-
-    def _wait_s(self, tries: int) -> float:
-        bound_s = min(self._config.backoff_s_max, self._config.backoff_s * 2.0 ** (tries - 1))
-        return self._rng.uniform(0.0, bound_s)
 
 
 def _times(tries: int) -> str:

@@ -52,7 +52,7 @@ STAGES: tuple[frozenset[str], ...] = (
 of at most one earlier one; only `worker` joins them."""
 
 JOINER = "worker"
-PURE = {"ledger": frozenset({"types", "errors", "config"})}
+PURE = {"ledger": frozenset({"types", "errors", "config", "retry"})}
 """Files outside the chain of stages, with all that they may know of `pipeline`."""
 
 
