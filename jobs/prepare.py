@@ -190,7 +190,7 @@ def _failed_before(store: Store, place: OutputPlace, undone: Iterable[Shard]) ->
     wanted = [uri for uri in uris if place.path(uri).split("/")[1] in etags]
     found: dict[str, FailureRecord] = {}
     for record in _read_failures(store, wanted):
-        if record.final and record.input.etag == etags.get(record.shard_id):
+        if record.waits and record.input.etag == etags.get(record.shard_id):
             found[record.shard_id] = record
     return found
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.config import FORMAT_VERSION
-from pipeline.errors import FailureKind, OtherJobError, RefusedError
+from pipeline.errors import FailureKind, OtherJobError, RefusedError, ReplicaLostError
 from pipeline.types import Shard
 
 RECORD_BYTES_MAX = 16 << 20
@@ -129,7 +129,15 @@ class FailureRecord(_Record):
     error: str = Field(description="class of the error")
     message: str
     traceback: str = ""
-    final: bool = Field(False, description="the run gave the shard up: it waits for --retry-failed")
+    final: bool = Field(False, description="the run gave the shard up")
+
+    @property
+    def waits(self) -> bool:
+        """Whether later runs leave the shard alone until `--retry-failed`.
+
+        Not for the surroundings' sake (a store that was away), but where it killed its replicas.
+        """
+        return self.final and (self.kind is not FailureKind.INFRA or self.error == ReplicaLostError.__name__)
 
 
 State = Literal["running", "complete", "incomplete", "interrupted"]

@@ -165,6 +165,22 @@ def test_a_shard_given_up_waits_for_retry_failed(tmp_path):
     assert script.tries == {}
 
 
+def test_a_shard_that_failed_by_its_surroundings_is_taken_by_the_next_run(tmp_path):
+    report = drive(tmp_path, Script({"b.tar": [StoreUnavailableError("503")] * 9}), infra_attempts_max=3)
+    assert (report.exit_code, report.num_committed) == (1, 2)
+    assert [r["final"] for r in records(tmp_path)].count(True) == 1
+    script = Script({})
+    assert drive(tmp_path, script).exit_code == 0
+    assert script.tries == {"b.tar": 1}
+
+
+def test_a_shard_that_killed_its_replicas_waits_for_retry_failed(tmp_path):
+    drive(tmp_path, Script({"a.tar": ["die"] * 9}, replicas=("r0",)), replica_deaths_max=2)
+    script = Script({})
+    assert drive(tmp_path, script).exit_code == 1
+    assert script.tries == {}
+
+
 def test_a_shard_that_kills_its_replica_is_tried_alone_and_set_aside(tmp_path):
     script = Script({"a.tar": ["die"] * 9}, replicas=("r0",))
     report = drive(tmp_path, script, replica_deaths_max=3)
