@@ -14,6 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 import jobs.cli
 import jobs.run
 import pipeline.storage_s3
@@ -62,6 +64,7 @@ def keep(request: dict[str, Any]) -> None:
 
 def main() -> None:
     """Fork for each request."""
+    pa.array([0])  # pyarrow imports pandas at its first array: half a second for each child otherwise
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         request = json.loads(line)
