@@ -58,6 +58,7 @@ class ReadingConfig(_Group):
 
     range_bytes: int = Field(4 << 20, ge=1 << 16, le=1 << 30, description="size of one ranged read")
     ranges_in_flight: int = Field(4, ge=1, le=64, description="ranged reads under way at once, a shard")
+    check_md5: bool = Field(True, description="compare a shard's bytes with its ETag where that is an MD5")
     sample_bytes_max: int = Field(1 << 30, ge=1 << 10, json_schema_extra=TOKENS)
     samples_max: int = Field(1_000_000, ge=1, json_schema_extra=TOKENS)
     duplicate_keys: Literal["reject", "fail"] = Field("reject", json_schema_extra=TOKENS)

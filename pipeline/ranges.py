@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -29,6 +31,8 @@ class RangeStream:
         self._pending: deque[Future[bytes]] = deque()
         self._next_start = 0
         self._block = memoryview(b"")
+        has_md5 = config.check_md5 and re.fullmatch("[0-9a-f]{32}", shard.etag)
+        self._md5 = hashlib.md5(usedforsecurity=False) if has_md5 else None
 
     def __enter__(self) -> RangeStream:
         return self
@@ -61,6 +65,23 @@ class RangeStream:
         while num_bytes:
             num_bytes -= len(self._take(num_bytes))
 
+    def check(self) -> None:
+        """Compare what was given out, which must be all, with the MD5 that the store has of it, if it has one.
+
+        Raises `StoreUnavailableError` where they differ: ranged reads bear no checksum, so a byte that was damaged on
+        its way, or in a cache, would be taken for audio.
+        """
+        assert self._next_start == self._shard.size_bytes
+        assert not self._pending
+        found = self._md5.hexdigest() if self._md5 else self._shard.etag
+        if found != self._shard.etag:
+            stored = self._store.md5(self._shard.uri, etag=self._shard.etag)
+            if stored not in (None, found):
+                raise StoreUnavailableError(
+                    f"{self._shard.uri}: was damaged on its way: MD5 {found}, in the store {stored}; should this "
+                    "store's ETags be no MD5s, set reading.check_md5=false"
+                )
+
     def _take(self, num_bytes_max: int) -> memoryview:
         if not self._block:
             # An empty view would keep the used-up block alive while the next one arrives.
@@ -76,7 +97,10 @@ class RangeStream:
             raise EOFError
         oldest = self._pending.popleft()
         self._read_ahead()
-        return oldest.result()
+        data = oldest.result()
+        if self._md5:
+            self._md5.update(data)
+        return data
 
     def _read_ahead(self) -> None:
         while len(self._pending) < self._ranges_in_flight and self._next_start < self._shard.size_bytes:

@@ -46,6 +46,10 @@ class Store(Protocol):
         """Exactly the bytes [start, end); `ObjectChangedError` when the object no longer has that ETag."""
         ...
 
+    def md5(self, uri: str, *, etag: str) -> str | None:
+        """The MD5 (hex) of an object's content, where the store tells it; `ObjectChangedError` on another ETag."""
+        ...
+
     def put(self, uri: str, data: bytes) -> ObjectInfo:
         """Write an object whole and at once, over any older one."""
         ...

@@ -103,11 +103,11 @@ class S3Store:
         return _info(uri, self._retried("head_object", uri, _object(uri)))
 
     def read(self, uri: str, *, bytes_max: int) -> bytes:
-        """A small object whole. Raises `DataError` when it is larger than `bytes_max`."""
-        answer, data = self._retry.call(lambda: self._fetch(uri, _object(uri), bytes_max))
-        if data is None:
-            raise DataError(f"{uri} has {answer['ContentLength']} bytes; at most {bytes_max} are read whole")
-        return data
+        """A small object whole, checked against an ETag that is an MD5.
+
+        Raises `DataError` when it is larger than `bytes_max`.
+        """
+        return self._retry.call(lambda: self._read_once(uri, bytes_max))
 
     def read_range(self, uri: str, start: int, end: int, *, etag: str | None) -> bytes:
         """Exactly the bytes [start, end). Raises `ObjectChangedError` on another ETag or a shorter object."""
@@ -119,6 +119,11 @@ class S3Store:
         if etag is not None:
             request["IfMatch"] = f'"{etag}"'
         return self._retry.call(lambda: self._fetch_range(uri, request, start, end))
+
+    def md5(self, uri: str, *, etag: str) -> str | None:
+        """The ETag where it is the content's MD5: not so of an upload in parts, or under some encryptions."""
+        head = self._retried("head_object", uri, {**_object(uri), "IfMatch": f'"{etag}"'})
+        return etag if _has_md5(head, _info(uri, head)) else None
 
     def put(self, uri: str, data: bytes) -> ObjectInfo:
         """Write an object whole and at once, over any older one.
@@ -187,6 +192,15 @@ class S3Store:
                 return
             request |= {name: page[field] for name, field in names.items() if field in page}
 
+    def _read_once(self, uri: str, bytes_max: int) -> bytes:
+        answer, data = self._fetch(uri, _object(uri), bytes_max)
+        if data is None:
+            raise DataError(f"{uri} has {answer['ContentLength']} bytes; at most {bytes_max} are read whole")
+        info = _info(uri, answer)
+        if _has_md5(answer, info) and info.etag != _md5(data):
+            raise StoreUnavailableError(f"{uri}: was damaged on its way: MD5 {_md5(data)}, in the store {info.etag}")
+        return data
+
     def _fetch_range(self, uri: str, request: Answer, start: int, end: int) -> bytes:
         answer, data = self._fetch(uri, request, end - start)
         size_bytes = int(answer.get("ContentRange", f"/{end}").rpartition("/")[2])
@@ -202,7 +216,7 @@ class S3Store:
         self._ask("put_object", uri, {**_object(uri), **_body(data)})
         head = self._head_written(uri)
         info = _info(uri, head)
-        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        md5 = _md5(data)
         if info.size_bytes != len(data) or (_has_md5(head, info) and info.etag != md5):
             raise StoreUnavailableError(
                 f"{uri}: {len(data)} bytes of MD5 {md5} were written, the store holds {info.size_bytes} bytes "
@@ -325,6 +339,10 @@ def _object(uri: str) -> Answer:
 def _body(data: bytes) -> Answer:
     digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
     return {"Body": data, "ChecksumSHA256": digest}
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _info(uri: str, head: Answer) -> ObjectInfo:

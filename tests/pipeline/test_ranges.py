@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 from collections.abc import Iterator
@@ -21,14 +22,16 @@ WAIT_S = 30
 class FakeStore:
     """An object in memory; each read is announced, and waits at its gate where there is one."""
 
-    def __init__(self, data: bytes = DATA) -> None:
+    def __init__(self, data: bytes = DATA, etag: str = "tag") -> None:
         self.data = data
+        self.etag = etag
+        self.is_md5 = True
         self.started: queue.Queue[int] = queue.Queue()
         self.gates: dict[int, threading.Event] = {}
         self.error: Exception | None = None
 
     def read_range(self, uri: str, start: int, end: int, *, etag: str | None) -> bytes:
-        assert (uri, etag) == ("s3://bucket/a.tar", "tag")
+        assert (uri, etag) == ("s3://bucket/a.tar", self.etag)
         self.started.put(start)
         if start in self.gates:
             assert self.gates[start].wait(WAIT_S)
@@ -44,6 +47,10 @@ class FakeStore:
 
     def read(self, uri: str, *, bytes_max: int) -> bytes:
         raise NotImplementedError
+
+    def md5(self, uri: str, *, etag: str) -> str | None:
+        assert (uri, etag) == ("s3://bucket/a.tar", self.etag)
+        return etag if self.is_md5 else None
 
     def put(self, uri: str, data: bytes) -> ObjectInfo:
         raise NotImplementedError
@@ -64,7 +71,7 @@ class FakeStore:
 def stream(store: FakeStore, *, in_flight: int = 3, size_bytes: int | None = None) -> RangeStream:
     size_bytes = len(store.data) if size_bytes is None else size_bytes
     config = ReadingConfig(range_bytes=RANGE_BYTES, ranges_in_flight=in_flight)
-    return RangeStream(store, Shard("s3://bucket/a.tar", size_bytes, "tag"), config)
+    return RangeStream(store, Shard("s3://bucket/a.tar", size_bytes, store.etag), config)
 
 
 @pytest.mark.parametrize("step", [1000, 512, RANGE_BYTES, RANGE_BYTES + 1, 3 * RANGE_BYTES + 7, len(DATA)])
@@ -155,6 +162,30 @@ def test_a_store_that_gives_too_little_is_caught() -> None:
         pytest.raises(StoreUnavailableError, match="instead of"),
     ):
         bytes_in.skip(len(DATA))
+
+
+MD5 = hashlib.md5(DATA).hexdigest()
+DAMAGED = DATA[:-1] + bytes([DATA[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    ("data", "etag", "is_md5"),
+    [(DATA, MD5, True), (DAMAGED, MD5, False), (DAMAGED, f"{MD5}-2", True), (DAMAGED, "tag", True)],
+    ids=["whole", "no md5 under this encryption", "an upload in parts", "of no known form"],
+)
+def test_what_the_store_has_no_md5_of_is_not_compared(data: bytes, etag: str, is_md5: bool) -> None:
+    store = FakeStore(data, etag)
+    store.is_md5 = is_md5
+    with stream(store) as bytes_in:
+        bytes_in.skip(len(data))
+        bytes_in.check()
+
+
+def test_a_damaged_byte_is_found_by_the_md5_at_the_end() -> None:
+    with stream(FakeStore(DAMAGED, MD5)) as bytes_in:
+        bytes_in.skip(len(DATA))
+        with pytest.raises(StoreUnavailableError, match="damaged on its way"):
+            bytes_in.check()
 
 
 def test_close_waits_for_reads_under_way_and_begins_no_other() -> None:
