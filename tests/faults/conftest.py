@@ -11,6 +11,7 @@ import pytest
 from tests import servers
 from tests.faults.ground import Ground, Lab, Place, lab
 from tests.faults.matrix import Row, Tally, table
+from tests.faults.proxy import FaultProxy
 
 TALLIES = pytest.StashKey[dict[Row, Tally]]()
 GROUND = pytest.StashKey[Ground]()
@@ -33,10 +34,18 @@ def ground(faults_lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> G
 
 @pytest.fixture
 def s3_ground(faults_lab: Lab, moto_server: servers.S3Server, bucket: str, request: pytest.FixtureRequest) -> Ground:
-    """A ground in a fresh bucket of a moto server; `environment` may be pointed at a proxy before it."""
+    """A ground in a fresh bucket of a moto server."""
     made = Ground(faults_lab, Place(bucket, moto_server), moto_server.environment())
     request.node.stash[GROUND] = made
     return made
+
+
+@pytest.fixture
+def proxy(moto_server: servers.S3Server, s3_ground: Ground) -> Iterator[FaultProxy]:
+    """A proxy that the runs of `s3_ground` go through; its rule is the test's to set."""
+    with FaultProxy(moto_server) as opened:
+        s3_ground.environment["AWS_ENDPOINT_URL"] = opened.endpoint
+        yield opened
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,0 +1,114 @@
+"""A store and a network that fail for a while: the same calls are made again, within their bounds."""
+
+from __future__ import annotations
+
+import json
+
+from tests.faults.exchanges import Delay, FlipReply, FlipRequest, HalfBody, Refuse, Reset, Stall
+from tests.faults.matrix import row
+from tests.faults.rules import Outage, any_of, first, is_put, is_shard, share, tries
+
+
+def folders(log):
+    """The folders that exchanges were about."""
+    return {exchange.key.rpartition("/")[0] for exchange in log}
+
+
+@row("store", "connection reset", "the first two tries of every request, before the store sees them")
+def test_reset(s3_ground, proxy):
+    s3_ground.put_clean()
+    proxy.rule = first(2, Reset())
+    s3_ground.check(s3_ground.run())
+    for exchanges in tries(proxy.log).values():
+        assert [exchange.fault for exchange in exchanges[:3]] == ["Reset", "Reset", None]
+    assert folders(proxy.faults()) >= {"in", "out", "out/tokens", "out/commits"}
+    s3_ground.note(f"{len(proxy.faults())} requests")
+
+
+@row("store", "half a body", "the first answer to every GET ends in its middle")
+def test_half_body(s3_ground, proxy):
+    s3_ground.put_clean()
+    proxy.rule = first(1, HalfBody(), lambda request: request.method == "GET")
+    s3_ground.check(s3_ground.run())
+    asked = [exchanges for exchanges in tries(proxy.log).values() if exchanges[0].method == "GET"]
+    assert all([exchange.fault for exchange in exchanges[:2]] == ["HalfBody", None] for exchanges in asked)
+    assert folders(proxy.faults()) >= {"", "in", "out", "out/commits"}
+    s3_ground.note(f"{len(proxy.faults())} requests")
+
+
+@row("store", "stalled socket", "each shard's read stops in its middle; puts of objects and commits get no answer")
+def test_stalled(s3_ground, proxy):
+    s3_ground.put_clean()
+    proxy.rule = any_of(
+        first(1, Stall(half_body=True), is_shard),
+        first(1, Stall(), is_put("tokens")),
+        first(1, Stall(after_store=True), is_put("commits")),
+    )
+    s3_ground.check(s3_ground.run("--set=storage.read_timeout_s=0.5"))
+    assert len(proxy.faults()) == 9
+    assert all(exchange.ended_s - exchange.started_s < 5 for exchange in proxy.faults())
+    s3_ground.note("9 requests")
+
+
+@row("store", "30% of requests refused", "500, 503 or 429 by a seed, in place of the store's answer")
+def test_refused(s3_ground, proxy):
+    s3_ground.put_clean(5)
+    proxy.rule = share(30, [Refuse(500, "InternalError"), Refuse(503, "SlowDown"), Refuse(429, "TooManyRequests")])
+    s3_ground.check(s3_ground.run("--set=retry.attempts_max=12"))
+    refused = proxy.faults()
+    assert {exchange.client_status for exchange in refused} == {500, 503, 429}
+    assert 0.2 < len(refused) / len(proxy.log) < 0.4
+    s3_ground.note(f"{len(refused)} requests")
+
+
+@row("store", "a bit flipped on the way in", "in the first answer to every read of a shard or record")
+def test_flipped_reads(s3_ground, proxy):
+    s3_ground.put_clean()
+    proxy.rule = first(1, FlipReply(), is_shard)
+    objects = s3_ground.check(s3_ground.run())
+    damaged = [json.loads(content) for path, content in objects.items() if path.startswith("failures/")]
+    assert [(failure["kind"], "was damaged on its way" in failure["message"]) for failure in damaged] == 3 * [
+        ("infra", True)
+    ]
+    s3_ground.place.put("out/manifest.parquet", b"derived, and damaged: the commits are read instead")
+    num_before = len(proxy.log)
+    proxy.rule = first(1, FlipReply(), lambda request: request.method == "GET" and not request.is_listing)
+    s3_ground.check(s3_ground.run())
+    reads = [exchanges for exchanges in tries(proxy.log[num_before:]).values() if exchanges[0].fault]
+    assert len(reads) == 5, "the job, the manifest and three commits"
+    assert all([exchange.fault for exchange in exchanges[:2]] == ["FlipReply", None] for exchanges in reads)
+
+
+@row("store", "a bit flipped on the way out", "in the first try to put an object; for a commit, as the store sees it")
+def test_flipped_writes(s3_ground, proxy):
+    s3_ground.put_clean()
+    proxy.rule = any_of(
+        first(1, FlipRequest(), is_put("tokens")),
+        # moto, unlike other stores, does not compare a body with its SHA-256: here stands what these answer.
+        first(1, Refuse(400, "XAmzContentSHA256Mismatch"), is_put("commits")),
+    )
+    s3_ground.check(s3_ground.run())
+    for exchanges in tries(one for one in proxy.log if is_put("tokens")(one)).values():
+        assert [exchange.fault for exchange in exchanges] == ["FlipRequest", None]
+        assert exchanges[0].etag != exchanges[1].etag
+    assert len(proxy.faults()) == 6
+    s3_ground.note("6 requests")
+
+
+@row("store", "an outage", "from the first put of an object on 40 requests are answered 503")
+def test_outage(s3_ground, proxy):
+    s3_ground.put_clean(5)
+    outage = Outage(after=is_put("tokens"), num=40)
+    proxy.rule = outage
+    s3_ground.check(s3_ground.run("--set=retry.attempts_max=3"))
+    assert len(proxy.faults()) == 40
+    s3_ground.note("40 requests")
+
+
+@row("store", "a slow store", "every answer comes a tenth of a second late")
+def test_slow(s3_ground, proxy):
+    s3_ground.put_clean()
+    proxy.rule = lambda request: Delay(0.1)
+    s3_ground.check(s3_ground.run())
+    assert len(proxy.faults()) == len(proxy.log), "no request was made twice for it"
+    assert max(map(len, tries(proxy.log).values())) <= 2
