@@ -186,6 +186,13 @@ class Place:
             Path(self.base, path).write_bytes(content)
         return f"{self.base}/{path}"
 
+    def delete(self, path: str) -> None:
+        """Delete an object."""
+        if self.server is not None:
+            self._client().delete_object(Bucket=self._bucket, Key=self._key(path))
+        else:
+            Path(self.base, path).unlink()
+
     def objects(self) -> dict[str, bytes]:
         """Every object of the output by its path, hidden leftovers of the local store apart."""
         if self.server is None:
