@@ -137,10 +137,12 @@ def _padded(clips: Sequence[CutClip], batch: Sequence[Piece], frame_size: int) -
 def _ids(
     found: torch.Tensor | None, shape: tuple[int, int], cardinalities: Sequence[int], codec: str, stream: str
 ) -> NDArray[np.uint16]:
-    """Ids as uint16 [B, K, F], checked for shape and range."""
+    """Ids as uint16 [B, K, F], checked for type, shape and range."""
     if found is None:
         raise CodecContractError(f"codec {codec} returned no {stream} tokens though they were asked for")
     ids = found.cpu().numpy()
+    if ids.dtype.kind not in "iu":  # NaN is in no range and out of none
+        raise CodecContractError(f"codec {codec} returned {stream} tokens of type {ids.dtype}, expected integers")
     if ids.ndim == 2:
         ids = ids[:, None]
     num_clips, num_frames = shape
@@ -149,7 +151,7 @@ def _ids(
         raise CodecContractError(f"codec {codec} returned {stream} tokens of shape {ids.shape}, expected {expected}")
     limits = np.asarray(cardinalities)[None, :, None]
     if (ids < 0).any() or (ids >= limits).any():
-        raise CodecContractError(f"codec {codec} returned a {stream} token outside 0..cardinality-1 of {cardinalities}")
+        raise CodecContractError(f"codec {codec} returned {stream} tokens outside 0..cardinality-1 of {cardinalities}")
     return ids.astype(np.uint16)
 
 

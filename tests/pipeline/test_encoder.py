@@ -130,6 +130,7 @@ def test_one_segment_that_does_not_fit_is_an_error():
         (lambda t: replace(t, acoustic=t.acoustic[:, :2]), "shape"),
         (lambda t: replace(t, acoustic=t.acoustic + 8100), "outside"),
         (lambda t: replace(t, semantic=t.semantic - 9000), "outside"),
+        (lambda t: replace(t, semantic=t.semantic * torch.nan), "type float32"),
     ],
 )
 def test_a_codec_that_breaks_its_word_is_caught(tamper, message):
