@@ -134,7 +134,11 @@ class Driver:
                 self._hand_out(now_s)
             for event in self._executor.poll(self._running.tick_s):
                 self._take(event, self._clock())
-            self._watch(self._clock())
+            try:
+                self._watch(self._clock())
+            except ReplicaLostError as error:  # of an executor that has no other: what is committed is reported
+                self._display.say(str(error))
+                return
             self._keep_up(self._clock())
 
     def _hand_out(self, now_s: float) -> None:
@@ -257,6 +261,8 @@ class Driver:
             if replica.tasks and now_s - max(replica.moved_s.values()) > self._running.stall_s:
                 silent[name] = f"no progress for {self._running.stall_s:g} s (running.stall_s)"
         for name, why in silent.items():
+            held = ", ".join(sorted(task.shard.uri for task in self._replicas[name].tasks.values()))
+            self._display.say(f"replica {name} is given up: {why}; it holds {held}")
             self._executor.give_up(name)
             self._lose(name, why, now_s)
 

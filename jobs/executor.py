@@ -150,7 +150,7 @@ class InlineExecutor:
     def give_up(self, replica: str) -> None:
         """Threads cannot be killed: raises `ReplicaLostError` with what to do."""
         raise ReplicaLostError(
-            f"replica {replica} makes no progress and the inline executor cannot replace it; "
+            f"the inline executor cannot replace replica {replica}, so the run ends; "
             "run again with --executor ray, or raise running.stall_s"
         )
 

@@ -17,7 +17,7 @@ from jobs.replica import Failure
 from jobs.view import RunView
 from pipeline.commit import commit
 from pipeline.config import load_config
-from pipeline.errors import InfraError, RefusedError, StoreUnavailableError, TarError
+from pipeline.errors import InfraError, RefusedError, ReplicaLostError, StoreUnavailableError, TarError
 from pipeline.records import CommitRecord, Counts, InputRecord
 from tests.corpus import put_shards
 
@@ -197,6 +197,19 @@ def test_a_shard_without_progress_costs_its_replica_its_place(tmp_path):
     assert report.exit_code == 0
     assert script.given_up == ["r0"]
     assert script.tries["a.tar"] == 2
+
+
+def test_a_stall_that_no_other_replica_can_mend_ends_the_run_with_a_report(tmp_path, capsys):
+    class Alone(Script):
+        def give_up(self, replica):
+            raise ReplicaLostError("there is no other")
+
+    report = drive(tmp_path, Alone({"a.tar": ["hang"]}, replicas=("r0",)), stall_s=20, shards_in_flight=1)
+    assert (report.exit_code, report.state) == (1, "incomplete")
+    assert [uri.rsplit("/", 1)[1] for uri in report.unfinished] == ["a.tar", "b.tar", "c.tar"]
+    said = capsys.readouterr().err
+    assert f"running.stall_s); it holds {tmp_path}/in/a.tar" in said
+    assert "there is no other" in said
 
 
 def test_a_replica_without_a_sign_of_life_loses_its_lease(tmp_path):
