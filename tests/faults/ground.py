@@ -131,11 +131,11 @@ class Lab:
         alone = self._codecs[codec].encode(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
         return alone.semantic[0].tolist(), alone.acoustic[0].tolist()
 
-    def clip_ids(self, content: bytes) -> Ids:
+    def clip_ids(self, content: bytes, codec: str = CODEC) -> Ids:
         """The ids of a file of audio at 16 kHz, mono."""
         waveform, rate_hz = soundfile.read(io.BytesIO(content), dtype="float32")
         assert rate_hz == 16000
-        return self.ids(waveform)
+        return self.ids(waveform, codec)
 
     def reference(self, shards: Mapping[str, bytes], flags: Sequence[str]) -> dict[str, list[str]]:
         """Hashes of the objects that a fault-free run makes of these shards."""
@@ -337,8 +337,14 @@ class Ground:
             if content in _clean_contents():
                 with tarfile.open(fileobj=io.BytesIO(content)) as tar:
                     audio = [tar.extractfile(member).read() for member in tar if member.name.endswith(".flac")]
-                found[name] = {known[one]: self.lab.clip_ids(one) for one in audio}
+                found[name] = {known[one]: self.lab.clip_ids(one, self._codec) for one in audio}
         return found
+
+    @property
+    def _codec(self) -> str:
+        """Of the last run, its cost left out."""
+        named = [flag.removeprefix("--codec=") for flag in self.flags if flag.startswith("--codec=")]
+        return named[-1] if named and not named[-1].startswith(CODEC) else CODEC
 
 
 def _clean_contents() -> set[bytes]:
