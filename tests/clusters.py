@@ -23,6 +23,9 @@ from uuid import uuid4
 ROOT = Path(__file__).parents[1]
 WAIT_S_MAX = 60.0
 
+RAY_AGENTS = {"ray::DashboardA", "ray::RuntimeEnv"}
+"""They outlive a killed Ray by a minute, in which they try to tell it; the names are as short as the kernel's."""
+
 FAST_DEATHS = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,

@@ -81,6 +81,11 @@ def committed_hashes(output: str) -> dict[str, list[str]]:
     return found
 
 
+def attempts(folder: Path) -> dict[str, str]:
+    """Attempt by shard of the commits that stand in `folder`/out."""
+    return {path.stem: json.loads(path.read_text())["attempt"] for path in (folder / "out" / "commits").glob("*.json")}
+
+
 def tokens_of(output: str) -> Tokens:
     """(semantic, acoustic) ids by key, of either format, from a plain listing, as a reader without manifest sees it."""
     store, place = store_of(output), OutputPlace(output)

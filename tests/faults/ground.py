@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -244,6 +245,7 @@ class Ground:
     shards: dict[str, bytes] = field(default_factory=dict)
     flags: tuple[str, ...] = ("--executor=inline",)
     num_redone: int = 0
+    killed: bool = False
     retries: list[str] = field(default_factory=list)
 
     def put(self, shards: Mapping[str, bytes]) -> None:
@@ -300,6 +302,7 @@ class Ground:
             assert words in said, f"I5: {words!r} is not said:\n{said}"
         for words in ("Traceback", *never):
             assert words not in said, f"I5: {words!r} is said:\n{said}"
+        self.killed |= exit_code == -signal.SIGKILL
         assert ended.rss_bytes_max < RSS_BYTES_MAX, f"I4: a process took {ended.rss_bytes_max >> 20} MB"
         told = {uri.rsplit("/", 1)[1]: why for uri, why in ended.report.get("failed", {}).items()}
         if ended.report:
@@ -319,6 +322,7 @@ class Ground:
                 committed=frozenset() if may_miss else frozenset(self.shards) - failed.keys(),
                 failed=frozenset(failed),
                 complete=exit_code == 0,
+                killed=self.killed,
             ),
         )
         records = [json.loads(content) for path, content in objects.items() if path.startswith("failures/")]

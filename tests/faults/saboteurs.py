@@ -30,14 +30,22 @@ CALLS = ("list", "stat", "read", "read_range", "put", "put_file", "put_if_absent
 DAY_S = 86400.0
 
 
-def note(notes: str, line: str, *, once: bool = False) -> bool:
-    """Write a line down, with `once` unless it stands there; returns whether it was written."""
+def note(notes: str, line: str, *, once: bool = False, signal_name: str = "") -> bool:
+    """Write a line down, with `once` unless it stands there; returns whether it was written.
+
+    The signal is raised in this process before anybody can write the next line: a killed process did one deed.
+    """
     with Path(notes).open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         if once and line in file.read().splitlines():
             return False
         file.write(f"{line}\n")
+        file.flush()
+        if signal_name == "SIGSTOP":
+            fcntl.flock(file, fcntl.LOCK_UN)  # nobody waits for a sleeper
+        if signal_name:
+            os.kill(os.getpid(), signal.Signals[signal_name])
         return True
 
 
@@ -89,15 +97,16 @@ class _ScriptedStore:
             return method
 
         def call(uri: str, *args: Any, **kwargs: Any) -> Any:
-            path = re.sub(r"[0-9a-f]{32}", "*", re.sub(r".*/(in|out)(?=/|$)", r"\1", uri))
+            path = re.sub(r"(?<=-)[0-9a-f]{8}(?=\.)|[0-9a-f]{32}", "*", re.sub(r".*/(in|out)(?=/|$)", r"\1", uri))
             place = f"{path} {args[0]}" if name == "read_range" else path
             self.num_calls[f"{name} {place}"] += 1
             step = f"{name} {place} #{self.num_calls[f'{name} {place}']}"
             self._deed(f"before {step}")
-            result = method(uri, *args, **kwargs)
-            result = iter(list(result)) if name == "list" else result
-            self._deed(f"after {step}")
-            return result
+            try:
+                result = method(uri, *args, **kwargs)
+                return iter(list(result)) if name == "list" else result
+            finally:
+                self._deed(f"after {step}")
 
         return call
 
@@ -105,12 +114,12 @@ class _ScriptedStore:
 def at_store_calls(notes: str, only: str = "", signal_name: str = "") -> None:
     """Raise a signal in this process at each step of that pattern, once in all processes; without one, note the step.
 
-    A step is a call to a store, by its name, its object with attempts as `*`, and its number in the process.
+    A step is a call to a store, by its name, its object with hashes as `*`, and its number in the process.
     """
 
     def deed(step: str) -> None:
-        if re.fullmatch(only or ".*", step) and note(notes, step, once=True) and signal_name:
-            os.kill(os.getpid(), signal.Signals[signal_name])
+        if re.fullmatch(only or ".*", step):
+            note(notes, step, once=True, signal_name=signal_name)
 
     from pipeline import storage
 
@@ -158,6 +167,7 @@ CODEC_FAULTS: dict[str, Callable[[Tokens, CodecInfo], Tokens]] = {
     "never fits": lambda tokens, info: _raised(torch.OutOfMemoryError("scripted: this clip does not fit")),
     "hang": lambda tokens, info: _returned(tokens, threading.Event().wait()),
     "SIGKILL": lambda tokens, info: _returned(tokens, os.kill(os.getpid(), signal.SIGKILL)),
+    "allocate": lambda tokens, info: _returned(tokens, [bytearray(b"1") * (1 << 28) for _ in range(8)]),
     "none": lambda tokens, info: replace(tokens, semantic=None),
     "frames": lambda tokens, info: replace(tokens, num_frames=tokens.num_frames - 1),
     "short": lambda tokens, info: replace(tokens, semantic=tokens.semantic[:, :-1]),
@@ -179,6 +189,12 @@ def with_codec(notes: str, faults: Mapping[str, str] | None = None, clips_max: i
     )
 
 
+def in_cgroup(notes: str, cgroup: str) -> None:
+    """Move this process below a limit of memory: the kernel kills it when it asks for more; the first one alone."""
+    if note(notes, "a process below the limit", once=True):
+        Path(cgroup, "cgroup.procs").write_text(str(os.getpid()))
+
+
 def with_decoder_hook(notes: str, signal_name: str) -> None:
     """Raise a signal in the decoding process of each sample, once a sample, before it is decoded."""
     from jobs import replica
@@ -191,8 +207,7 @@ def with_decoder_hook(notes: str, signal_name: str) -> None:
 def decoder_hook(audio: bytes) -> None:
     """In a decoding process."""
     signal_name = os.environ["DECODER_SIGNAL"]
-    if note(os.environ["DECODER_NOTES"], f"{signal_name} at {len(audio)} bytes", once=True):
-        os.kill(os.getpid(), signal.Signals[signal_name])
+    note(os.environ["DECODER_NOTES"], f"{signal_name} at {len(audio)} bytes", once=True, signal_name=signal_name)
 
 
 def with_jumping_clock(notes: str) -> None:

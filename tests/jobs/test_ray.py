@@ -19,17 +19,13 @@ import torch
 from jobs.run import run_job
 from pipeline.config import load_config
 from tests import clusters
-from tests.clusters import Cluster, Run, descendants, wait_for
-from tests.corpus import CLIPS, committed_hashes, put_shards, speech_shards, tokens_of
-from tests.jobs.test_killed import attempts
+from tests.clusters import RAY_AGENTS, Cluster, Run, descendants, wait_for
+from tests.corpus import CLIPS, attempts, committed_hashes, put_shards, speech_shards, tokens_of
 
 NUM_SHARDS = len(CLIPS)
 UP = r"replica (?P<name>\w+) is up on \S+ pid (?P<pid>\d+)(, GPU (?P<gpus>\S+))?\n"
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 """127.0.0.1, ::1 and ::ffff:127.0.0.1, as in /proc/net/tcp and tcp6."""
-
-RAY_AGENTS = {"ray::DashboardA", "ray::RuntimeEnv"}
-"""They outlive a killed Ray by a minute, in which they try to tell it; the names are as short as the kernel's."""
 
 
 @pytest.fixture(scope="module")
