@@ -112,14 +112,14 @@ class _ScriptedStore:
 
 
 def at_store_calls(notes: str, only: str = "", signal_name: str = "") -> None:
-    """Raise a signal in this process at each step of that pattern, once in all processes; without one, note the step.
+    """Raise a signal in this process at each step of that pattern, once in all processes; without one, note each step.
 
     A step is a call to a store, by its name, its object with hashes as `*`, and its number in the process.
     """
 
     def deed(step: str) -> None:
         if re.fullmatch(only or ".*", step):
-            note(notes, step, once=True, signal_name=signal_name)
+            note(notes, step, once=bool(signal_name), signal_name=signal_name)
 
     from pipeline import storage
 
