@@ -8,8 +8,14 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import JobConfig, RetryConfig, StorageConfig, load_config
+from pipeline.config import JobConfig, RetryConfig, StorageConfig, load_config, without_credentials
 from pipeline.errors import ConfigError
+
+JOB_FILE_BYTES_MAX = 1 << 20
+"""Of a job.yaml: a larger file is something else."""
+
+DEPTH_MAX = 16
+"""Of lists and mappings in one another, as deep as a config may go and further; PyYAML's time grows with its square."""
 
 _FLAGS = (
     "input",
@@ -54,11 +60,15 @@ def storage_settings() -> tuple[StorageConfig, RetryConfig]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping. Raises `ConfigError` with the line where it is none."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(JOB_FILE_BYTES_MAX + 1)
+        if len(content) > JOB_FILE_BYTES_MAX:
+            raise ConfigError(f"{path} has more than {JOB_FILE_BYTES_MAX} bytes; give a job.yaml, or flags alone")
+        values = _plain_values(content.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); give a job.yaml, or flags alone") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is no YAML of plain values: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -66,14 +76,40 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def _plain_values(text: str) -> Any:
+    """What YAML text says. Raises `ValueError`, whose words hold nothing of the text, which may hold a secret.
+
+    Tags and aliases are refused: a config needs none, PyYAML stumbles over many (`!!bool maybe`), and a few
+    aliases of aliases make a kilobyte stand for gigabytes.
+    """
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH_MAX:
+                raise ValueError(f"{_place(event.start_mark)}lists and mappings stand more than {DEPTH_MAX} deep")
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
+                raise ValueError(f"{_place(event.start_mark)}a tag or alias stands here; write the value itself")
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(f"{_place(error.problem_mark)}{error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def _place(mark: Any) -> str:  # of PyYAML's two parsers, each with its own type
+    return f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+
+
 def _parse(assignment: str) -> tuple[str, Any]:
     name, equals, text = assignment.partition("=")
+    shown = without_credentials(assignment)
     if not equals or not name:
-        raise ConfigError(f"--set {assignment!r}: write NAME=VALUE, e.g. --set batching.batch_s=120")
+        raise ConfigError(f"--set {shown!r}: write NAME=VALUE, e.g. --set batching.batch_s=120")
     try:
-        return name, yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {assignment!r}: the value is no YAML scalar or list") from None
+        return name, _plain_values(text)
+    except ValueError as error:
+        raise ConfigError(f"--set {shown!r}: the value is no YAML scalar or list ({error})") from None
 
 
 def _assign(values: dict[str, Any], name: str, value: Any) -> None:

@@ -10,7 +10,8 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -258,6 +259,8 @@ def check_uri(uri: str) -> None:
         raise ValueError("'pipe:' inputs run programs and are refused; give a path or an s3:// URI")
     if not uri.strip():
         raise ValueError("is no place; give a path or an s3:// URI")
+    if "\0" in uri:
+        raise ValueError("has a NUL character in it, which no name can hold")
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)([^/]*)", uri)
     if not match:
         return
@@ -281,31 +284,52 @@ def load_config(values: Mapping[str, Any]) -> JobConfig:
         raise ConfigError("the config has " + str(len(lines)) + " fault(s):\n  " + "\n  ".join(lines)) from None
 
 
+class _Shown(reprlib.Repr):
+    """Values as in Python, cut where they are long or nested, so that a message is bounded; without secrets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxstring = self.maxother = 400
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(without_credentials(x), level)
+
+
 def _explain(fault: dict[str, Any]) -> str:
-    # A union's members stand in the place as well, under names that mean nothing to people.
-    location = [str(part) for part in fault["loc"] if re.fullmatch(r"\w+", str(part))]
-    name = ".".join(location)
     if fault["type"] == "extra_forbidden":
-        group: type[BaseModel] = JobConfig
-        for part in location[:-1]:
-            annotation = group.model_fields[part].annotation
-            assert isinstance(annotation, type)
-            group = annotation
-        known = sorted(group.model_fields)
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"{name}: no such setting; {hint}"
+        return _explain_unknown([str(part) for part in fault["loc"]])
+    # A union's members stand in the place as well, under names that mean nothing to people.
+    name = ".".join(str(part) for part in fault["loc"] if re.fullmatch(r"\w+", str(part)))
     if fault["type"] == "missing":
         return f"{name}: is required"
     message = fault["msg"].removeprefix("Value error, ")
-    if not location:
+    if not name:
         return str(message)
-    return f"{name}: found {without_credentials(repr(fault['input']))}; {message}"
+    return f"{name}: found {_Shown().repr(fault['input'])}; {message}"
+
+
+def _explain_unknown(location: Sequence[str]) -> str:
+    group: type[BaseModel] = JobConfig
+    for part in location[:-1]:
+        annotation = group.model_fields[part].annotation
+        assert isinstance(annotation, type)
+        group = annotation
+    known = sorted(group.model_fields)
+    near = difflib.get_close_matches(location[-1].replace("-", "_"), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"{_shown_name('.'.join(location))}: no such setting; {hint}"
+
+
+def _shown_name(name: str) -> str:
+    """A setting's name as it was written, in quotes where it is none that a setting could have."""
+    return name if re.fullmatch(r"[\w.-]{1,100}", name) else _Shown().repr(name)
 
 
 def without_credentials(text: str) -> str:
-    """The text with what stands before an `@` of a URI blotted out."""
-    return re.sub(r"://[^\s'\"]*@", "://***@", text)
+    """The text with what stands before an `@` of a URI blotted out, and the values of a URL's query."""
+    blotted = re.sub(r"(:/+|//).*@", r"\1***@", text, flags=re.DOTALL)
+    return re.sub(r"([?&][\w.-]+=)[^&\s'\"]+", r"\1***", blotted)
 
 
 def token_settings(config: JobConfig) -> dict[str, Any]:

@@ -111,7 +111,9 @@ def is_remote(uri: str) -> bool:
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
     scheme = match.group(1) if match else "file"
     if scheme not in ("file", "s3"):
-        raise ConfigError(f"{uri!r}: {scheme}:// is no store; allowed: a plain path, file://, s3://")
+        raise ConfigError(
+            f"{without_credentials(uri)!r}: {scheme}:// is no store; allowed: a plain path, file://, s3://"
+        )
     return scheme == "s3"
 
 
