@@ -7,12 +7,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 from braceexpand import braceexpand
 from fsspec.utils import glob_translate
 
-from pipeline.config import check_uri
+from pipeline.config import check_uri, without_credentials
 from pipeline.errors import ConfigError, ObjectMissingError, RefusedError
 from pipeline.storage import Store, is_remote, join, normal_uri
 from pipeline.types import ObjectInfo, Shard
@@ -21,7 +20,10 @@ LIST_BYTES_MAX = 1 << 30
 """Of one `@list` file."""
 
 ENTRIES_MAX = 10_000_000
-"""URIs that one input may stand for: a slip in a brace must not fill the memory."""
+ENTRIES_CHARS_MAX = 4 << 30
+"""URIs that one input may stand for, and their length: a slip in a brace must not fill the memory."""
+
+BRACES_DEPTH_MAX = 32
 
 _STATS_MAX = 16
 """Above so many named files of one folder, the folder is listed once instead."""
@@ -29,7 +31,8 @@ _STATS_MAX = 16
 _STATS_IN_FLIGHT = 16
 _ALL_TARS = "**/*.tar"
 _MAGIC = re.compile(r"[*?\[]")
-_INT_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
+_INT_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
+_CHAR_RANGE = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?(\d+))?")
 
 StoreAt = Callable[[str], Store]
 
@@ -97,7 +100,7 @@ def _expanded(inputs: Sequence[str], store_at: StoreAt) -> Iterator[tuple[str, b
             uris = _list_lines(given.removeprefix("@"), store_at) if literal else _unbraced(given)
             yield from ((uri, literal) for uri in uris)
         except ValueError as error:
-            raise ConfigError(f"input {given!r}: {error}") from error
+            raise ConfigError(f"input {without_credentials(given)!r}: {error}") from None
 
 
 def _list_lines(given: str, store_at: StoreAt) -> list[str]:
@@ -106,6 +109,7 @@ def _list_lines(given: str, store_at: StoreAt) -> list[str]:
         text = store_at(uri).read(uri, bytes_max=LIST_BYTES_MAX).decode("utf-8-sig")
     except ObjectMissingError as error:
         raise RefusedError(f"the list of shards @{given} is not there: {error}") from error
+    _check_entries(text.count("\n"), 1)
     lines = [line.strip() for line in text.split("\n")]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
@@ -119,17 +123,57 @@ def _list_lines(given: str, store_at: StoreAt) -> list[str]:
 def _unbraced(given: str) -> list[str]:
     if "{" not in given:
         return [given]
-    # Checked ahead, since braceexpand holds every number of a range at once.
-    for first, last, step in _INT_RANGE.findall(given):
-        _check_entries(abs(int(last) - int(first)) // max(int(step or 1), 1) + 1)
-    uris = list(islice(braceexpand(given), ENTRIES_MAX + 1))
-    _check_entries(len(uris))
-    return uris
+    _check_braces(given)
+    try:
+        return list(braceexpand(given))
+    except ValueError:  # its words hold the input, which may hold a secret
+        raise ValueError("Unbalanced braces; each '{' needs its '}'") from None
 
 
-def _check_entries(num_entries: int) -> None:
-    if num_entries > ENTRIES_MAX:
-        raise ValueError(f"it stands for {num_entries} names or more; at most {ENTRIES_MAX} are allowed")
+def _check_braces(given: str) -> None:
+    """Refuse braces that stand for too many names, ahead of braceexpand, which holds all that is nested at once.
+
+    A brace that is open has the names of its alternatives so far, those of the one being read, and where it began.
+    """
+    opened = [(0, 1, 0)]
+    position = 0
+    while position < len(given):
+        num_before, num_names, start = opened[-1]
+        match given[position]:
+            case "\\":
+                position += 1
+            case "{":
+                opened.append((0, 1, position + 1))
+                if len(opened) > BRACES_DEPTH_MAX:
+                    raise ValueError(f"its braces are nested more than {BRACES_DEPTH_MAX} deep")
+            case "," if len(opened) > 1:
+                opened[-1] = (num_before + num_names, 1, start)
+            case "}" if len(opened) > 1:
+                opened.pop()
+                num_inside = _num_in_range(given[start:position]) or num_before + num_names
+                num_before, num_names, start = opened[-1]
+                opened[-1] = (num_before, num_names * num_inside, start)
+                _check_entries(num_names * num_inside, len(given))
+        position += 1
+
+
+def _num_in_range(text: str) -> int:
+    """How many names a range (`0..127`, `a..f..2`) stands for, 0 for what is none."""
+    if found := _INT_RANGE.fullmatch(text):
+        first, last = int(found[1]), int(found[2])
+    elif found := _CHAR_RANGE.fullmatch(text):
+        first, last = ord(found[1]), ord(found[2])
+    else:
+        return 0
+    return abs(last - first) // max(int(found[3] or 1), 1) + 1
+
+
+def _check_entries(num_entries: int, chars_max: int) -> None:
+    if num_entries > ENTRIES_MAX or num_entries * chars_max > ENTRIES_CHARS_MAX:
+        raise ValueError(
+            f"it stands for {num_entries} names or more of up to {chars_max} characters; at most {ENTRIES_MAX} names "
+            f"and {ENTRIES_CHARS_MAX} characters are allowed"
+        )
 
 
 def _glob(given: str) -> _Search:
@@ -137,7 +181,9 @@ def _glob(given: str) -> _Search:
     assert magic is not None
     literal, slash, last = given[: magic.start()].rpartition("/")
     if is_remote(given) and literal.count("/") < 2:
-        raise ConfigError(f"input {given!r}: a bucket's name cannot be a glob; give s3://bucket/...")
+        raise ConfigError(
+            f"input {without_credentials(given)!r}: a bucket's name cannot be a glob; give s3://bucket/..."
+        )
     folder = normal_uri((literal or slash) or ".")
     pattern = last + given[magic.start() :]
     return _Search(folder, pattern + _ALL_TARS if pattern.endswith("/") else pattern, given)

@@ -154,6 +154,12 @@ def test_a_bad_list_file_is_refused(base: str, content: bytes | None, error: typ
     [
         ("a-{1..2.tar", "Unbalanced"),
         ("a-{0..99999999999}.tar", "at most 10000000"),
+        ("x{" + "{a,b}" * 40 + ",c}.tar", "at most 10000000"),  # braceexpand would hold all 2^40 at once
+        ("x{" + "{a..z}" * 9 + ",c}.tar", "at most 10000000"),
+        ("{0..999}" * 3 + ".tar", "at most 10000000"),
+        ("{" + "0" * 4000 + "..9999999}.tar", "characters"),
+        ("{" * 3000 + "a,b" + "}" * 3000, "nested more than 32 deep"),
+        ("a\0b.tar", "NUL"),
         ("a**b/x.tar", "entire path component"),
         ("s3://buck*/x.tar", "a bucket's name cannot be a glob"),
         ("s3://key:secret@bucket/x.tar", "has credentials in it"),
@@ -165,6 +171,30 @@ def test_an_input_that_cannot_be_understood_is_refused(given: str, words: str) -
     with pytest.raises(ConfigError, match=words) as caught:
         list_shards([given], STORES)
     assert "input" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "{http://u:secret@h/x,}",
+        "s3:{//k:secret@b/x,}{",
+        "{s3://k:secret@b/x,}.tar",
+        "s3{://k:secret@,}*/x",
+        "https://h/x?sig=secret",
+    ],
+)
+def test_no_refusal_of_an_input_holds_a_secret(given: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        list_shards([given], STORES)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_list_of_too_many_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "list.txt").write_text("x.tar\n" * 10)
+    assert len(list_shards([f"@{tmp_path}/list.txt"], STORES).missing) == 1
+    monkeypatch.setattr(shards, "ENTRIES_MAX", 9)
+    with pytest.raises(ConfigError, match="10 names or more"):
+        list_shards([f"@{tmp_path}/list.txt"], STORES)
 
 
 def test_a_missing_bucket(bucket: str) -> None:
