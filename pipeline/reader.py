@@ -1,7 +1,7 @@
 """Members of a shard -> samples, grouped and keyed exactly as the `webdataset` package does it.
 
 Where that package drops something in silence, a reject says so. A reject for a stray member (a link, a name
-without a key) bears the member's whole name as its key; all other rejects stand for one group of members.
+without a key) bears the member's name as its key; all other rejects stand for one group of members.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ SIDECAR_BYTES_MAX: Final = 16 << 20
 
 SAMPLE_MEMBERS_MAX: Final = 10_000
 """Of one key: their names are held until the key ends."""
+
+NAME_CHARS_MAX: Final = 4096
+"""Of a member's name, as of a path on Linux: the names of tens of thousands are held at once."""
 
 DETAIL_CHARS_MAX: Final = 1000
 
@@ -177,10 +180,13 @@ class _Grouping:
 def _stray(member: Member) -> Reject | None:
     """The reject of a member that can belong to no sample; None for all others."""
     name = printable(member.name)
+    shown = name[:NAME_CHARS_MAX]
     if member.kind is not MemberKind.FILE:
         detail = f"a {member.kind}; only regular files are read"
-        return Reject(name, name, RejectReason.NOT_A_FILE, detail, member.size_bytes)
-    if name != member.name:
+        return Reject(shown, shown, RejectReason.NOT_A_FILE, detail, member.size_bytes)
+    if len(name) > NAME_CHARS_MAX:
+        detail = f"the name has {len(name)} characters; allowed are {NAME_CHARS_MAX}"
+    elif name != member.name:
         detail = "the name is not UTF-8 or has control characters"
     elif is_meta(name):
         if name.rsplit(".", 1)[-1].lower() not in AUDIO_EXTENSIONS:
@@ -190,7 +196,7 @@ def _stray(member: Member) -> Reject | None:
         detail = "the name has no key and suffix as in <key>.<suffix>: it has no extension, or is a hidden file"
     else:
         return None
-    return Reject(name, name, RejectReason.BAD_NAME, detail, member.size_bytes)
+    return Reject(shown, shown, RejectReason.BAD_NAME, detail, member.size_bytes)
 
 
 def _reject(group: _Group, reason: RejectReason, detail: str) -> Reject:

@@ -125,6 +125,19 @@ def test_names_that_no_column_can_hold_are_rejected_escaped(name: bytes) -> None
     assert "\\x" in found[0].key
 
 
+def test_a_name_too_long_to_be_held_by_the_thousand_is_rejected_cut() -> None:
+    long = "d/" * reader.NAME_CHARS_MAX
+    found = groups([("d" * (reader.NAME_CHARS_MAX - 4) + ".wav", b"1"), (f"{long}.wav", b"2"), ("a.wav", b"3")])
+    assert [item.key for item in found] == [long[: reader.NAME_CHARS_MAX], "d" * (reader.NAME_CHARS_MAX - 4), "a"]
+    assert isinstance(found[0], Reject)
+    assert (found[0].reason, found[0].detail) == (
+        RejectReason.BAD_NAME,
+        "the name has 8196 characters; allowed are 4096",
+    )
+    (link,) = read(tar([(f"{long}.wav", b"")], type=tarfile.SYMTYPE, linkname="b.wav"))
+    assert (link.key, len(link.key)) == (long[: reader.NAME_CHARS_MAX], reader.NAME_CHARS_MAX)
+
+
 def test_a_sample_without_audio_is_rejected_with_its_suffixes() -> None:
     (found,) = groups([("a.txt", b"1"), ("a.json", b"23")])
     assert isinstance(found, Reject)
