@@ -149,17 +149,21 @@ class _Archive:
         if header.type in _GNU_LONG_TYPES:
             records.setdefault(_GNU_LONG_TYPES[header.type], payload.split(b"\0", 1)[0])
             return
-        target = self._global_records if header.type == b"g" else records
+        found: dict[bytes, bytes] = {}
         for keyword, value in parse_pax(payload, offset):
             if keyword.startswith(b"GNU.sparse.") and keyword != b"GNU.sparse.name":
-                target[b"GNU.sparse"] = b"1"
+                found[b"GNU.sparse"] = b"1"
             elif keyword in (b"path", b"size", b"GNU.sparse.name"):
-                target[keyword] = value.rstrip(b"/") if keyword == b"path" else value
+                found[keyword] = value.rstrip(b"/") if keyword == b"path" else value
+        if header.type == b"g":
+            self._global_records.update(found)
+        else:
+            records.update(found | records)  # the first header of a member counts, as for tarfile and so WebDataset
 
     def _member(self, header: Header, offset: int, records: dict[bytes, bytes], start: int) -> Member:
         name = records.get(b"GNU.sparse.name") or records.get(b"path") or header.name
         size_bytes = header.size_bytes
-        if size := records.get(b"size"):
+        if (size := records.get(b"size")) is not None:
             size_bytes = parse_pax_size(size, offset)
         kind = _KINDS.get(header.type, MemberKind.UNKNOWN)
         if kind is MemberKind.FILE and b"GNU.sparse" in records:

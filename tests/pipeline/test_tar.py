@@ -109,6 +109,16 @@ def test_a_members_own_pax_records_come_before_global_ones() -> None:
     assert names(both + block() + padded(b"hello") + END) == ["x.flac", "g.flac"]
 
 
+def test_the_first_of_two_headers_that_name_a_member_counts_as_for_tarfile() -> None:
+    gnu = block(kind=b"L", magic=b"ustar  \0", size=b"00000000007\0") + padded(b"g.flac\0")
+    one, other = pax(b"x", b"15 path=x.flac\n"), pax(b"x", b"15 path=y.flac\n")
+    for first, second, name in ((gnu, one, "g.flac"), (one, gnu, "x.flac"), (one, other, "x.flac")):
+        data = first + second + block() + padded(b"hello") + END
+        assert names(data) == [name]
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            assert archive.getnames() == [name]
+
+
 @pytest.mark.parametrize(
     ("type_", "kind"),
     [
@@ -263,6 +273,7 @@ def test_an_unknown_format_mark_is_an_error() -> None:
         b"path=b.flac\n",
         b"15 path=b.flac ",
         b"9 size=-1\n",
+        b"8 size=\n",
         b"0 path=b\n",
         b"11 pathb.f\n",
         b"99999999999999999999999999999 path=b\n",
