@@ -20,6 +20,7 @@ _OPEN_SIZE_MIN: Final = 0x7FFF0000
 
 _RIFF_MAGICS: Final = (b"RIFF", b"RF64")
 _NIST_HEADER_BYTES: Final = 1024
+_AU_HEADER_BYTES: Final = 24
 _OGG_HEADER_BYTES: Final = 27
 _OGG_FIRST_PAGE, _OGG_LAST_PAGE = 2, 4
 
@@ -90,6 +91,8 @@ def _missing_in_chunk(audio: bytes, wanted: bytes) -> str | None:
 
 
 def _missing_in_au(audio: bytes) -> str | None:
+    if len(audio) < _AU_HEADER_BYTES:
+        return "its header is cut"
     start, size = struct.unpack_from(">II" if audio[:4] == b".snd" else "<II", audio, 4)
     return None if size == 0xFFFFFFFF else _shortfall("header", size, len(audio) - start)
 
