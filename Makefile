@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults check clean
+.PHONY: help install demo test faults fuzz check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -20,6 +20,10 @@ test: $(INSTALLED)  ## all tests
 
 faults: $(INSTALLED)  ## the fault matrix with its heavy rows, and its table
 	$(BIN)/python -m pytest -q tests/faults --heavy
+
+FUZZ_S ?= 300
+fuzz: $(INSTALLED)  ## all that reads what others wrote, with fresh inputs for FUZZ_S seconds
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
 
 check: $(INSTALLED)  ## formatting, lint and types
 	$(BIN)/ruff format --check .
