@@ -17,7 +17,9 @@ from pipeline.tar_header import (
     BLOCK_BYTES,
     Header,
     has_valid_checksum,
+    num_sparse_bytes,
     parse_header,
+    parse_long_name,
     parse_pax,
     parse_pax_size,
     refuse_packed,
@@ -54,6 +56,7 @@ class MemberKind(StrEnum):
 
     FILE = "file"
     DIRECTORY = "directory"
+    DIRECTORY_WITH_DATA = "directory with data"
     HARD_LINK = "hard link"
     SYMBOLIC_LINK = "symbolic link"
     DEVICE = "device"
@@ -76,6 +79,7 @@ _KINDS: Final = {
     b"S": MemberKind.SPARSE_FILE,
 }
 _TYPES_WITHOUT_DATA: Final = b"123456"
+_LINK_TYPES: Final = (b"1", b"2")
 _PAX_TYPES: Final = (b"x", b"X", b"g")
 _GNU_LONG_TYPES: Final = {b"L": b"path", b"K": b"linkpath"}
 
@@ -147,7 +151,7 @@ class _Archive:
         self._check_fits(header.size_bytes, "an extension header", offset)
         payload = self._take(_padded(header.size_bytes), "an extension header")[: header.size_bytes]
         if header.type in _GNU_LONG_TYPES:
-            records.setdefault(_GNU_LONG_TYPES[header.type], payload.split(b"\0", 1)[0])
+            records.setdefault(_GNU_LONG_TYPES[header.type], parse_long_name(payload, offset))
             return
         found: dict[bytes, bytes] = {}
         for keyword, value in parse_pax(payload, offset):
@@ -162,28 +166,52 @@ class _Archive:
 
     def _member(self, header: Header, offset: int, records: dict[bytes, bytes], start: int) -> Member:
         name = records.get(b"GNU.sparse.name") or records.get(b"path") or header.name
-        size_bytes = header.size_bytes
-        if (size := records.get(b"size")) is not None:
-            size_bytes = parse_pax_size(size, offset)
-        kind = _KINDS.get(header.type, MemberKind.UNKNOWN)
-        if kind is MemberKind.FILE and b"GNU.sparse" in records:
-            kind = MemberKind.SPARSE_FILE
-        if header.type == b"\0" and name.endswith(b"/"):
-            kind = MemberKind.DIRECTORY  # the old way to say so, before there was a type for it
-            size_bytes = 0
-        elif header.type in _TYPES_WITHOUT_DATA:
-            size_bytes = 0
-        if header.type == b"S" and header.is_extended_sparse:
-            self._skip_sparse_map()
         text = name.decode("utf-8", "surrogateescape")
-        self._check_fits(size_bytes, f"member {printable(text)[:NAME_CHARS_SHOWN]!r}", offset)
+        if b"linkpath" in records and header.type not in _LINK_TYPES:
+            raise TarError(
+                f"offset {offset}: a GNU long link name stands before {_shown(text)}, which is no link: it may hide "
+                "members; pack the shard again"
+            )
+        kind, size_bytes = self._kind_and_size(header, offset, records, name)
+        if header.type == b"S":
+            self._skip_sparse_map(header, size_bytes, offset)
+        self._check_fits(size_bytes, f"member {_shown(text)}", offset)
         self._payload_end = self._position + size_bytes
         return Member(text, size_bytes, kind, start, self._read_payload)
 
-    def _skip_sparse_map(self) -> None:
-        """Pass over the blocks between an old GNU sparse header and its data; byte 504 says if one follows."""
-        while self._take(BLOCK_BYTES, "a sparse file's map")[504] != 0:
-            pass
+    def _kind_and_size(
+        self, header: Header, offset: int, records: dict[bytes, bytes], name: bytes
+    ) -> tuple[MemberKind, int]:
+        if header.type in _TYPES_WITHOUT_DATA:
+            return _KINDS[header.type], 0
+        if header.type == b"\0" and name.endswith(b"/"):
+            return MemberKind.DIRECTORY, 0  # the old way to say so, before there was a type for it
+        size_bytes = header.size_bytes
+        if (size := records.get(b"size")) is not None:
+            size_bytes = parse_pax_size(size, header, offset)
+        kind = _KINDS.get(header.type, MemberKind.UNKNOWN)
+        if kind is MemberKind.FILE and b"GNU.sparse" in records:
+            kind = MemberKind.SPARSE_FILE
+        if kind is MemberKind.DIRECTORY and size_bytes:
+            kind = MemberKind.DIRECTORY_WITH_DATA  # by GNU a list of its files, by anyone else who knows what
+        return kind, size_bytes
+
+    def _skip_sparse_map(self, header: Header, size_bytes: int, offset: int) -> None:
+        """Pass over the blocks between an old GNU sparse header and its data.
+
+        Raises `TarError` when their entries do not come to the data's size: what stands there is then no map.
+        """
+        num_bytes = num_sparse_bytes(header.sparse_map[:-1], offset)
+        is_continued = header.sparse_map[-1] != 0
+        while is_continued:
+            block = self._take(BLOCK_BYTES, "a sparse file's map")
+            num_bytes += num_sparse_bytes(block[:504], offset)
+            is_continued = block[504] != 0
+        if num_bytes != size_bytes:
+            raise TarError(
+                f"offset {offset}: the map of a sparse file comes to {num_bytes} bytes, its header says {size_bytes}; "
+                "the archive is damaged: fetch or pack the shard again"
+            )
 
     def _read_payload(self) -> bytes:
         return self._take(self._payload_end - self._position, "a member's data")
@@ -255,6 +283,10 @@ def printable(name: str) -> str:
     r"""A name with its surrogates and control characters escaped as `\xff`: valid text, fit for one line."""
     visible = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return _CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match[0]):02x}", visible)
+
+
+def _shown(name: str) -> str:
+    return repr(printable(name)[:NAME_CHARS_SHOWN])
 
 
 def _padded(num_bytes: int) -> int:

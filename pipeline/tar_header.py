@@ -1,4 +1,4 @@
-"""One tar header block and the extension records before it, parsed strictly; pure functions over bytes.
+"""One tar header block and the extension records around it, parsed strictly; pure functions over bytes.
 
 Formats: old V7, POSIX ustar and pax (IEEE Std 1003.1-2017, `pax`, "ustar Interchange Format" and "pax Extended
 Header"), GNU (tar manual, "Basic Tar Format"). Every fault is a `TarError` with the header's offset.
@@ -13,6 +13,9 @@ from typing import Final
 from pipeline.errors import TarError
 
 BLOCK_BYTES: Final = 512
+SIZE_FIELD_MAX: Final = 0o77777777777
+"""The largest size that fits in a header; of larger files a pax header says it, and the header anything."""
+
 NUMBER_BYTES_MAX: Final = 20
 """Digits of a pax record's length or size: enough for 2**64, so that no number is absurdly long to parse."""
 
@@ -30,12 +33,16 @@ _PACKED_MAGICS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The fields that matter of one header block; `name` as stored, `type` its one byte."""
+    """The fields that matter of one header block; `name` as stored, `type` its one byte.
+
+    `sparse_map` is for type S alone: the first entries of GNU's map of a sparse file, and the byte that says whether
+    more blocks of it follow.
+    """
 
     name: bytes
     size_bytes: int
     type: bytes
-    is_extended_sparse: bool
+    sparse_map: bytes
 
 
 def parse_header(block: bytes, offset: int) -> Header:
@@ -56,7 +63,7 @@ def parse_header(block: bytes, offset: int) -> Header:
         name=prefix + b"/" + name if prefix else name,
         size_bytes=_number(block[124:136], offset),
         type=block[156:157],
-        is_extended_sparse=block[482] != 0,
+        sparse_map=block[386:483],
     )
 
 
@@ -89,11 +96,34 @@ def parse_pax(payload: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
         start += length
 
 
-def parse_pax_size(value: bytes, offset: int) -> int:
-    """A pax `size` record's number of bytes. Raises `TarError`."""
+def parse_pax_size(value: bytes, header: Header, offset: int) -> int:
+    """The number of bytes in the pax `size` record of the member with `header`. Raises `TarError`."""
     if not value.isdigit() or len(value) > NUMBER_BYTES_MAX:
         raise TarError(f"offset {offset}: a pax header says size {value[:32]!r}; allowed are decimal digits")
-    return int(value)
+    size_bytes = int(value)
+    if header.size_bytes not in (0, size_bytes) and size_bytes <= SIZE_FIELD_MAX:
+        raise TarError(
+            f"offset {offset}: a member has {header.size_bytes} bytes by its own header and {size_bytes} by a pax "
+            "header before it: members would be swallowed or cut; pack the shard again"
+        )
+    return size_bytes
+
+
+def parse_long_name(payload: bytes, offset: int) -> bytes:
+    """The name in the data of a GNU long name header. Raises `TarError` when there is more than a name."""
+    name = payload.rstrip(b"\0")
+    if b"\0" in name:
+        raise TarError(
+            f"offset {offset}: a GNU long name holds more than a name: members may be hidden in it, or it is "
+            "damaged; pack the shard again"
+        )
+    return name
+
+
+def num_sparse_bytes(entries: bytes, offset: int) -> int:
+    """Bytes of data by some entries of a GNU sparse map: an offset and a length, 12 bytes each. Raises `TarError`."""
+    numbers = [_number(entries[at : at + 12], offset) for at in range(0, len(entries), 12)]
+    return sum(numbers[1::2])
 
 
 def refuse_packed(head: bytes) -> None:

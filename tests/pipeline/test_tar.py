@@ -149,15 +149,30 @@ def test_unknown_members_are_passed_over_by_their_size() -> None:
     ]
 
 
-def test_sparse_files_of_gnu_are_named_and_passed_over() -> None:
-    header = bytearray(block(kind=b"S", magic=b"ustar  \0"))
-    header[482] = 1
+def sparse(size_bytes: int, *, mapped: bytes = b"00000000004\0", is_continued: bool = True) -> bytes:
+    """An old GNU sparse header that says so many bytes, and two blocks of its map: 4 bytes in the last."""
+    header = bytearray(block(kind=b"S", magic=b"ustar  \0", size=b"%011o\0" % size_bytes))
+    header[386:410] = b"00000000000\0" + mapped
+    header[482] = is_continued
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     more, last = bytearray(512), bytearray(512)
     more[504] = 1
-    archive = bytes(header + more + last) + padded(b"hello") + block() + padded(b"hello") + END
+    last[:24] = b"00000010000\0" + mapped
+    return bytes(header + more + last if is_continued else header)
+
+
+def test_sparse_files_of_gnu_are_named_and_passed_over() -> None:
+    archive = sparse(8) + padded(b"hellofoo") + block() + padded(b"hello") + END
     assert kinds(archive) == [MemberKind.SPARSE_FILE, MemberKind.FILE]
+
+
+def test_a_sparse_map_that_is_none_hides_no_member() -> None:
+    member = block() + padded(b"hello")
+    assert "the map of a sparse file comes to 8 bytes" in fault(sparse(5) + padded(b"hello") + member + END)
+    assert "octal" in fault(sparse(4, mapped=b"audio in it \0") + padded(b"hell") + member + END)
+    swallowed = sparse(0)[:512] + member
+    assert "octal" in fault(swallowed + END)
 
 
 def test_sparse_files_of_pax_bear_their_real_name() -> None:
@@ -289,6 +304,45 @@ def test_damaged_pax_records_are_errors(records: bytes) -> None:
 def test_long_extension_headers_are_errors(kind: bytes) -> None:
     size = EXTENSION_BYTES_MAX + 1
     assert "extension" in fault(block(kind=kind, size=b"%011o\0" % size) + padded(bytes(size)) + END)
+
+
+@pytest.mark.parametrize("kind", [b"K", b"L"])
+def test_a_long_name_with_members_in_it_is_an_error(kind: bytes) -> None:
+    hidden = b"name\0".ljust(512, b"\0") + block() + padded(b"hello")
+    for payload in (hidden, block() + padded(b"hello")):
+        archive = block(kind=kind, size=b"%011o\0" % len(payload)) + payload + block(kind=b"2") + END
+        assert "holds more than a name" in fault(archive)
+    padded_name = block(kind=kind, size=b"00000001000\0") + padded(b"name\0") + block(kind=b"2") + END
+    assert names(padded_name) == ["name" if kind == b"L" else "a.txt"]
+
+
+def test_a_long_link_name_before_no_link_is_an_error() -> None:
+    long = block(kind=b"K", size=b"00000000005\0") + padded(b"name\0")
+    assert kinds(long + block(kind=b"2") + long + block(kind=b"1") + END) == [
+        MemberKind.SYMBOLIC_LINK,
+        MemberKind.HARD_LINK,
+    ]
+    assert "which is no link" in fault(long + block() + padded(b"hello") + END)
+
+
+def test_a_directory_with_data_is_told_from_one_without() -> None:
+    hidden = block() + padded(b"hello")
+    archive = block(name=b"d/", kind=b"D", size=b"%011o\0" % len(hidden)) + hidden
+    archive += block(name=b"e/", kind=b"D", size=bytes(12)) + END
+    assert kinds(archive) == [MemberKind.DIRECTORY_WITH_DATA, MemberKind.DIRECTORY]
+
+
+def test_two_sizes_of_one_member_are_an_error() -> None:
+    member = block() + padded(b"hello")
+    for kind in (b"x", b"g"):
+        swallowing = pax(kind, b"13 size=1029\n") + member + member + END
+        assert "5 bytes by its own header and 1029 by a pax" in fault(swallowing)
+        assert names(pax(kind, b"9 size=5\n") + member + END) == ["a.txt"]
+
+
+def test_of_files_too_large_for_the_field_the_pax_size_counts() -> None:
+    saturated = pax(b"x", b"20 size=99999999999\n") + block(size=b"77777777777\0") + END
+    assert "says 99999999999 bytes" in fault(saturated)
 
 
 def test_an_extension_header_without_a_member_is_an_error() -> None:
