@@ -8,6 +8,7 @@ import signal
 
 from tests.clusters import Process, wait_for
 from tests.faults.matrix import row
+from tests.faults.saboteurs import noted, sabotage
 
 
 @row(
@@ -15,12 +16,13 @@ from tests.faults.matrix import row
 )
 def test_gc_during_a_run(ground, tmp_path):
     ground.put_clean()
-    marker = tmp_path / "stopped"
+    notes = tmp_path / "notes"
+    at = r"before put_if_absent out/commits/speech-001-\*\.json #1"
     running = ground.start(
         "--set=running.shards_in_flight=1",
-        sabotage=("tests.faults.sabotage", "stop_before_commit", {"marker": str(marker)}),
+        sabotage=sabotage("at_store_calls", notes, only=at, signal_name="SIGSTOP"),
     )
-    wait_for(lambda: marker.exists() and Process.find(running.pid).is_stopped, "the run between objects and commit")
+    wait_for(lambda: noted(notes) and Process.find(running.pid).is_stopped, "the run between objects and commit")
     before = ground.place.objects()
 
     gentle = ground.voxmill("gc", f"{ground.place.base}/out", "--json")
@@ -31,7 +33,7 @@ def test_gc_during_a_run(ground, tmp_path):
     ruthless = ground.voxmill("gc", f"{ground.place.base}/out", "--grace-s=0", "--json")
     assert ruthless.exit_code == 0, ruthless.stderr
     (shard_id,) = ruthless.report["fenced"]
-    assert ruthless.report["orphans"] == sorted(path for path in before if path.startswith(("tokens/", "rejects/")))
+    assert ruthless.report["orphans"] == [path for path in before if path.startswith("tokens/speech-001-")] != []
     os.kill(running.pid, signal.SIGCONT)
     objects = ground.check(running.wait(), says=["AttemptFencedError"])
     (failure,) = (json.loads(content) for path, content in objects.items() if path.startswith("failures/"))

@@ -13,12 +13,12 @@ from uuid import uuid4
 import pytest
 
 from tests import clusters
-from tests.clusters import RAY_AGENTS, Process, descendants, kill, session, wait_for
+from tests.clusters import Process, descendants, wait_for
 from tests.corpus import speech_shards
 from tests.faults.matrix import row
 from tests.faults.saboteurs import in_replicas, noted, sabotage
 from tests.faults.test_codec_faults import LENGTHS
-from tests.faults.test_processes import is_stopped, num_commits
+from tests.faults.test_processes import is_stopped
 
 ALONE = ("--executor=ray", "--replicas=1", "--set=running.shards_in_flight=1")
 """One replica with one shard at a time: a death costs exactly one attempt."""
