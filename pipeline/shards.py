@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from braceexpand import braceexpand
-from fsspec.utils import glob_translate
 
 from pipeline.config import check_uri, without_credentials
 from pipeline.errors import ConfigError, ObjectMissingError, RefusedError
@@ -265,14 +265,48 @@ def _match(folder: str, searches: Sequence[_Search], store: Store) -> dict[str, 
     return found
 
 
-def _matcher(search: _Search) -> Callable[[str], object]:
-    try:
-        match = re.compile(glob_translate(search.pattern)).match
-    except ValueError as error:
-        raise ConfigError(f"input {search.given!r}: {error}") from error
-    if "/." in f"/{search.pattern}":
-        return match
-    return lambda name: "/." not in f"/{name}" and match(name)
+def _matcher(search: _Search) -> Callable[[str], bool]:
+    parts = [_part_matcher(part, search) for part in search.pattern.split("/")]
+    shows_hidden = "/." in f"/{search.pattern}"
+    return lambda name: (shows_hidden or "/." not in f"/{name}") and _matches(parts, name.split("/"))
+
+
+_PartMatcher = Callable[[str], object] | None
+"""Whether one part of a path matches one of a pattern; None stands for `**`, any number of parts."""
+
+
+def _part_matcher(part: str, search: _Search) -> _PartMatcher:
+    if part == "**":
+        return None
+    if "**" in part:
+        raise ConfigError(
+            f"input {without_credentials(search.given)!r}: '**' can only be an entire path component; write a/**/b"
+        )
+    return re.compile(fnmatch.translate(part)).match if part != "*" else bool
+
+
+def _matches(parts: Sequence[_PartMatcher], names: Sequence[str]) -> bool:
+    """Whether a pattern matches a path whole.
+
+    Only the last `**` is gone back to, and `fnmatch` never goes back behind a `*`, so that the time is bounded by the
+    lengths' product: names come from a bucket, and one of a thousand dashes must not hold up a run for hours.
+    """
+    part = at = resume = 0
+    last_any = -1
+    while at < len(names):
+        matches = parts[part] if part < len(parts) else bool
+        if matches is None:
+            last_any, resume = part, at
+            part += 1
+        elif part < len(parts) and matches(names[at]):
+            part += 1
+            at += 1
+        elif last_any >= 0:
+            resume += 1
+            part, at = last_any + 1, resume
+        else:
+            return False
+    return part == len(parts)
 
 
 def _refuse_equal_ids(shards: Sequence[Shard]) -> None:

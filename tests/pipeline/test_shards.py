@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -187,6 +188,16 @@ def test_no_refusal_of_an_input_holds_a_secret(given: str) -> None:
     with pytest.raises(ConfigError) as caught:
         list_shards([given], STORES)
     assert "secret" not in str(caught.value)
+
+
+def test_a_glob_takes_no_time_on_a_name_made_for_it(tmp_path: Path) -> None:
+    for letter in "ab":
+        (tmp_path / (letter * 250 + ".tar")).write_bytes(b"x")
+    before_s = time.process_time()
+    with pytest.raises(RefusedError, match="matches nothing"):
+        list_shards([f"{tmp_path}/{'*a' * 30}*c.tar"], STORES)
+    assert time.process_time() - before_s < 10  # hours, when each star goes back behind the one before it
+    assert len(list_shards([f"{tmp_path}/{'*a' * 30}*.tar"], STORES).shards) == 1
 
 
 def test_a_list_of_too_many_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
