@@ -24,6 +24,9 @@ FORMAT_VERSION = 1
 
 TOKENS: dict[str, Any] = {"decides_tokens": True}
 
+MESSAGE_CHARS_MAX = 1000
+"""Of what is said of one setting."""
+
 Stream = Literal["semantic", "acoustic"]
 Device = Literal["cpu", "cuda"]
 
@@ -303,9 +306,9 @@ def _explain(fault: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in fault["loc"] if re.fullmatch(r"\w+", str(part)))
     if fault["type"] == "missing":
         return f"{name}: is required"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = without_credentials(fault["msg"].removeprefix("Value error, "))[:MESSAGE_CHARS_MAX]
     if not name:
-        return str(message)
+        return message
     return f"{name}: found {_Shown().repr(fault['input'])}; {message}"
 
 

@@ -67,6 +67,7 @@ def test_a_name_that_is_no_setting_is_told_with_the_nearest(tmp_path: Path, job_
 
 
 def test_values_in_a_message_are_cut(tmp_path: Path) -> None:
+    assert len(refusal(tmp_path, "carry: [" + "X, " * 5000 + "]")) < 3000
     assert len(refusal(tmp_path, "codec: [" + "x, " * 5000 + "]")) < 1000
     assert len(refusal(tmp_path, "x" * 1000 + ": 1")) < 3000
 
@@ -80,7 +81,7 @@ def test_values_in_a_message_are_cut(tmp_path: Path) -> None:
         f"https://bucket.host/a.tar?X-Amz-Credential=A&X-Amz-Signature={SECRET}",
     ],
 )
-@pytest.mark.parametrize("name", ["output", "codec", "storage.endpoint_url", "replicas", "no_such_setting"])
+@pytest.mark.parametrize("name", ["output", "codec", "carry", "storage.endpoint_url", "replicas", "no_such_setting"])
 def test_no_message_holds_a_secret_of_a_uri(tmp_path: Path, name: str, uri: str) -> None:
     *groups, last = name.split(".")
     setting = "".join(f"{group}: {{" for group in groups) + f'{last}: "{uri}"' + "}" * len(groups)
