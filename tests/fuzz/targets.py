@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.containers import missing_part, with_sound_header
 from pipeline.containers_mp3 import is_mp3, with_length
 from pipeline.errors import RefusedError
-from pipeline.layout import TOKEN_FOLDERS, parse_commit_path, parse_token_path, token_path
+from pipeline.layout import TOKEN_FOLDERS, OutputPlace, parse_commit_path, parse_token_path, token_path
 from pipeline.records import CommitRecord
 from tests.fuzz import audio, configs, inputs, records, tars
 from tests.fuzz.bounds import bounded
@@ -71,7 +71,7 @@ def record(changed: tuple[type[CommitRecord], bytes]) -> None:
 
 
 SHARD_IDS = ("a-00000000", "a.b-0123abcd", "-00000000", "a/../b-00000000", "\n-00000000", "a-0000000", "A-0000000G")
-endings = st.sampled_from(["parquet", "tar", "json", "parquet\n", "x"])
+endings = st.sampled_from(["parquet", "tar", "json", "1.json", "01.json", "999999999.json", "parquet\n", "x"])
 paths = st.one_of(
     st.builds(
         lambda folder, shard_id, attempt, ending: f"{folder}/{shard_id}.{attempt}.{ending}",
@@ -93,13 +93,13 @@ paths = st.one_of(
 def names(path: str, folder: str) -> None:
     """A name that is understood is the one name of what it says."""
     with bounded():
-        owner, shard_id = parse_token_path(path), parse_commit_path(path)
+        owner, commit = parse_token_path(path), parse_commit_path(path)
     if owner is not None:
         assert path in [token_path(each, *owner) for each in TOKEN_FOLDERS]
         assert parse_token_path(token_path(folder, *owner)) == owner
-    if shard_id is not None:
-        assert path == f"commits/{shard_id}.json"
-    COUNTS["names " + ("understood" if owner or shard_id else "foreign")] += 1
+    if commit is not None:
+        assert OutputPlace("/out").commit(*commit) == f"/out/{path}"
+    COUNTS["names " + ("understood" if owner or commit else "foreign")] += 1
 
 
 Target = Callable[[], None]
