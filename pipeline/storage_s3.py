@@ -32,7 +32,7 @@ from pipeline.errors import (
     VoxmillError,
 )
 from pipeline.retry import Retry
-from pipeline.storage_s3_errors import STORE_ERRORS, translated
+from pipeline.storage_s3_errors import STORE_ERRORS, check_answer, translated
 from pipeline.types import ObjectInfo, PartialObject
 
 Answer = dict[str, Any]
@@ -190,7 +190,10 @@ class S3Store:
             yield page
             if not page.get("IsTruncated"):
                 return
-            request |= {name: page[field] for name, field in names.items() if field in page}
+            following = request | {name: page[field] for name, field in names.items() if field in page}
+            if following == request:
+                raise StoreUnavailableError(f"{operation} of {prefix} at {self._endpoint}: the pages do not go on")
+            request = following
 
     def _read_once(self, uri: str, bytes_max: int) -> bytes:
         answer, data = self._fetch(uri, _object(uri), bytes_max)
@@ -203,9 +206,18 @@ class S3Store:
 
     def _fetch_range(self, uri: str, request: Answer, start: int, end: int) -> bytes:
         answer, data = self._fetch(uri, request, end - start)
-        size_bytes = int(answer.get("ContentRange", f"/{end}").rpartition("/")[2])
-        if size_bytes < end:
-            raise ObjectChangedError(f"{uri} has {size_bytes} bytes; up to {end} were asked for")
+        wanted, found = _bare(request.get("IfMatch", "")), _bare(answer.get("ETag", ""))
+        if wanted and found not in ("", wanted):  # by a store that ignores If-Match
+            raise ObjectChangedError(f"{uri} changed: its ETag was {wanted} and is {found}")
+        # An answer that is not of a range is the whole object: right when that is what was asked for.
+        given = str(answer.get("ContentRange", f"bytes 0-{answer['ContentLength'] - 1}/{end}"))
+        numbers = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", given)
+        if numbers and int(numbers[3]) < end:
+            raise ObjectChangedError(f"{uri} has {numbers[3]} bytes; up to {end} were asked for")
+        if not numbers or (int(numbers[1]), int(numbers[2])) != (start, end - 1):
+            raise StoreUnavailableError(
+                f"{uri}: bytes {start}-{end - 1} were asked for, {given!r} offered by {self._endpoint}"
+            )
         if data is None or len(data) != end - start:
             raise StoreUnavailableError(
                 f"{uri}: {end - start} bytes were asked for, {answer['ContentLength']} offered by {self._endpoint}"
@@ -281,7 +293,8 @@ class S3Store:
         """The answer to one request, made once."""
         with self._translated(operation, uri):
             answer: Answer = sync(self._fs.loop, self._within_limit, self._request(operation, request))
-            return answer
+        check_answer(operation, answer, f"{operation} of {uri} at {self._endpoint}")
+        return answer
 
     def _fetch(self, uri: str, request: Answer, bytes_max: int) -> tuple[Answer, bytes | None]:
         """An object's answer and body; no body, and none read, when it is longer than `bytes_max`."""
@@ -355,13 +368,18 @@ def _time(answer: Answer) -> float | None:
 
 
 def _etag(answer: Answer, uri: str) -> str:
-    etag = str(answer.get("ETag", "")).strip('"')
+    etag = _bare(str(answer.get("ETag", "")))
     if not etag:
         raise UnsafeStoreError(
             f"the store gives no ETag for {uri}, so a changed object could not be told from the one that was "
             "listed; choose a store that gives them"
         )
     return etag
+
+
+def _bare(etag: str) -> str:
+    """Without its quotes and the mark of a weak one, which gateways put there when they pack an answer."""
+    return etag.removeprefix("W/").strip('"')
 
 
 def _has_md5(head: Answer, info: ObjectInfo) -> bool:

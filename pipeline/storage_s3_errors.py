@@ -1,9 +1,12 @@
-"""What a failed S3 request means, by botocore's error code or exception class, never by its text.
+"""What a failed S3 request, or an answer that is none, means, by botocore's error code or exception class, never by its text.
 
 Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import aiohttp
 from botocore import exceptions as boto
@@ -29,7 +32,7 @@ _TRANSPORT_ERRORS = (
     aiohttp.ClientError,
     OSError,
 )
-STORE_ERRORS: tuple[type[Exception], ...] = (boto.ClientError, boto.BotoCoreError, *_TRANSPORT_ERRORS)
+STORE_ERRORS: tuple[type[Exception], ...] = (boto.ClientError, boto.BotoCoreError, *_TRANSPORT_ERRORS, ValueError)
 """All that a request may raise and `translated` knows."""
 
 _CREDENTIAL_ERRORS = (
@@ -60,6 +63,25 @@ _UNAVAILABLE_CODES = {
 _REGION_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 
 
+_FIELDS = {
+    "list_objects_v2": ("IsTruncated",),
+    "list_multipart_uploads": ("IsTruncated",),
+    "create_multipart_upload": ("UploadId",),
+    "upload_part": ("ETag",),
+    "head_object": ("ContentLength",),
+}
+_ITEM_FIELDS = {"Contents": ("Key", "Size"), "Uploads": ("Key", "UploadId", "Initiated")}
+
+
+def check_answer(operation: str, answer: Mapping[str, Any], place: str) -> None:
+    """Raise `StoreUnavailableError` where an answer lacks what makes it one: a gateway's page is no empty listing."""
+    lacking = [name for name in _FIELDS.get(operation, ()) if name not in answer]
+    for items, names in _ITEM_FIELDS.items():
+        lacking += [f"{items}.{name}" for item in answer.get(items, ()) for name in names if name not in item][:1]
+    if lacking or any(item.get("Size", 0) < 0 for item in answer.get("Contents", ())):
+        raise StoreUnavailableError(f"{place}: the answer is none of this operation's ({', '.join(lacking) or 'Size'})")
+
+
 def translated(error: Exception, place: str) -> VoxmillError:
     """The error of our tree; `place` says the operation, the object and the endpoint.
 
@@ -79,6 +101,8 @@ def translated(error: Exception, place: str) -> VoxmillError:
     if isinstance(error, _TRANSPORT_ERRORS):
         cause = getattr(error, "kwargs", {}).get("error", error)
         return StoreUnavailableError(f"{place}: {type(error).__name__} ({type(cause).__name__}: {cause})")
+    if isinstance(error, ValueError):  # a number or a time in the answer that is none, in botocore's parser
+        return StoreUnavailableError(f"{place}: {type(error).__name__}: the answer cannot be understood")
     return ConfigError(f"{place}: {type(error).__name__}: {error}; check the URI and the storage settings")
 
 

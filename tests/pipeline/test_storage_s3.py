@@ -187,11 +187,85 @@ def test_an_object_above_the_bound_is_not_read(server: ScriptedServer, store: S3
 
 def test_a_list_page_cut_in_the_middle_is_fetched_again(server: ScriptedServer, store: S3Store) -> None:
     item = b"<Contents><Key>key</Key><Size>3</Size><ETag>&quot;e&quot;</ETag></Contents>"
-    page = b"<ListBucketResult>" + item + b"</ListBucketResult>"
+    page = b"<ListBucketResult>" + item + b"<IsTruncated>false</IsTruncated></ListBucketResult>"
     server.play(Answer(200, page[:60]), Answer(200, page[:60], declared_bytes=len(page)), Answer(200, page))
     (found,) = store.list("s3://bucket")
     assert (found.uri, found.size_bytes, found.etag) == (URI, 3, "e")
     assert len(server.requests) == 3
+
+
+ITEM = "<Contents><Key>key</Key><Size>3</Size><ETag>e</ETag></Contents>"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "",
+        "<html><body>Sign in to the network</body></html>",
+        ITEM,
+        f"<IsTruncated>false</IsTruncated>{ITEM.replace('<Size>3</Size>', '')}",
+        f"<IsTruncated>false</IsTruncated>{ITEM.replace('<Key>key</Key>', '')}",
+        f"<IsTruncated>false</IsTruncated>{ITEM.replace('3', '-3')}",
+        f"<IsTruncated>false</IsTruncated>{ITEM.replace('3', 'three')}",
+        f"<IsTruncated>false</IsTruncated>{ITEM.replace('<ETag>', '<LastModified>yesterday</LastModified><ETag>')}",
+    ],
+)
+def test_a_page_that_is_no_listing_is_none_of_an_empty_folder(
+    server: ScriptedServer, store: S3Store, page: str
+) -> None:
+    odd = answer_xml(page if page.startswith("<html>") else f"<ListBucketResult>{page}</ListBucketResult>")
+    server.play(*[odd] * TRIES)
+    with pytest.raises(StoreUnavailableError, match=f"gave up after {TRIES} tries"):
+        list(store.list("s3://bucket"))
+    assert len(server.requests) == TRIES
+
+
+@pytest.mark.parametrize("token", ["", "<NextContinuationToken>t</NextContinuationToken>"])
+def test_pages_that_do_not_go_on_are_no_endless_listing(server: ScriptedServer, store: S3Store, token: str) -> None:
+    page = answer_xml(f"<ListBucketResult><IsTruncated>true</IsTruncated>{token}{ITEM}</ListBucketResult>")
+    server.play(*[page] * 10)
+    with pytest.raises(StoreUnavailableError, match="do not go on"):
+        list(store.list("s3://bucket"))
+    assert len(server.requests) == (2 if token else 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Answer(206, CONTENT, {"ETag": '"e"', "Content-Range": "bytes 90-99/100"}), StoreUnavailableError),
+        (Answer(206, CONTENT, {"ETag": '"e"', "Content-Range": "bytes */*"}), StoreUnavailableError),
+        (Answer(200, CONTENT, {"ETag": '"e"'}), StoreUnavailableError),
+        (Answer(206, CONTENT, {"ETag": '"f"', "Content-Range": "bytes 5-14/100"}), ObjectChangedError),
+        (Answer(206, CONTENT, {"ETag": '"e"', "Content-Range": "bytes 5-9/10"}), ObjectChangedError),
+    ],
+)
+def test_bytes_of_another_range_or_version_are_never_taken(
+    server: ScriptedServer, store: S3Store, answer: Answer, error: type[Exception]
+) -> None:
+    server.play(*[answer] * TRIES)
+    with pytest.raises(error):
+        store.read_range(URI, 5, 15, etag="e")
+    assert len(server.requests) == (TRIES if error is StoreUnavailableError else 1)
+
+
+def test_a_weak_etag_is_the_one_that_was_listed(server: ScriptedServer, store: S3Store) -> None:
+    server.play(Answer(206, CONTENT, {"ETag": 'W/"e"', "Content-Range": "bytes 5-14/100"}))
+    assert store.read_range(URI, 5, 15, etag="e") == CONTENT
+
+
+def test_an_upload_without_its_id_or_a_parts_etag_is_not_gone_on_with(
+    server: ScriptedServer, store: S3Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(PART_BYTES + 1))
+    server.play(*[answer_xml("<InitiateMultipartUploadResult/>")] * TRIES)
+    with pytest.raises(StoreUnavailableError, match="UploadId"):
+        store.put_file(URI, path)
+    begun = answer_xml("<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>")
+    server.play(begun, *[Answer(200)] * TRIES, Answer(204))
+    with pytest.raises(StoreUnavailableError, match="ETag"):
+        store.put_file(URI, path)
+    assert server.requests[-1].method == "DELETE"
 
 
 def test_a_small_put_is_one_put_with_its_checksum_and_one_head(
