@@ -293,8 +293,7 @@ class S3Store:
         """The answer to one request, made once."""
         with self._translated(operation, uri):
             answer: Answer = sync(self._fs.loop, self._within_limit, self._request(operation, request))
-        check_answer(operation, answer, f"{operation} of {uri} at {self._endpoint}")
-        return answer
+            return answer
 
     def _fetch(self, uri: str, request: Answer, bytes_max: int) -> tuple[Answer, bytes | None]:
         """An object's answer and body; no body, and none read, when it is longer than `bytes_max`."""
@@ -324,6 +323,8 @@ class S3Store:
     async def _request(self, operation: str, request: Answer) -> Answer:
         client = await self._client()
         answer: Answer = await getattr(client, operation)(**request)
+        place = f"s3://{request['Bucket']}/{request.get('Key', request.get('Prefix', ''))}"
+        check_answer(operation, answer, f"{operation} of {place} at {self._endpoint}")
         return answer
 
     async def _client(self) -> Any:  # botocore makes its clients' classes at run time

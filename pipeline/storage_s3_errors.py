@@ -1,4 +1,4 @@
-"""What a failed S3 request, or an answer that is none, means, by botocore's error code or exception class, never by its text.
+"""What a failed S3 request means, by botocore's error code or exception class, never by its text; odd answers.
 
 Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
@@ -69,6 +69,7 @@ _FIELDS = {
     "create_multipart_upload": ("UploadId",),
     "upload_part": ("ETag",),
     "head_object": ("ContentLength",),
+    "get_object": ("ContentLength",),
 }
 _ITEM_FIELDS = {"Contents": ("Key", "Size"), "Uploads": ("Key", "UploadId", "Initiated")}
 

@@ -217,5 +217,7 @@ def _header_lines(stream: Iterator[bytes]) -> Iterator[tuple[str, str]]:
 def _wire(answer: Answer) -> bytes:
     num_bytes = len(answer.body) if answer.declared_bytes is None else answer.declared_bytes
     headers = {"Content-Length": str(num_bytes), "Connection": "close", **answer.headers}
+    if "Transfer-Encoding" in headers:
+        del headers["Content-Length"]
     lines = [f"HTTP/1.1 {answer.status} Scripted", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode() + answer.body

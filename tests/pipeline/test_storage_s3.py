@@ -248,6 +248,14 @@ def test_bytes_of_another_range_or_version_are_never_taken(
     assert len(server.requests) == (TRIES if error is StoreUnavailableError else 1)
 
 
+def test_a_body_of_untold_length_is_not_read(server: ScriptedServer, store: S3Store) -> None:
+    chunked = Answer(200, b"5\r\nhello\r\n0\r\n\r\n", {"ETag": '"e"', "Transfer-Encoding": "chunked"})
+    server.play(*[chunked] * TRIES)
+    with pytest.raises(StoreUnavailableError, match="ContentLength"):
+        store.read(URI, bytes_max=10)
+    assert len(server.requests) == TRIES
+
+
 def test_a_weak_etag_is_the_one_that_was_listed(server: ScriptedServer, store: S3Store) -> None:
     server.play(Answer(206, CONTENT, {"ETag": 'W/"e"', "Content-Range": "bytes 5-14/100"}))
     assert store.read_range(URI, 5, 15, etag="e") == CONTENT
