@@ -68,7 +68,6 @@ class Spool:
     def __init__(self) -> None:
         self._open = ExitStack()
         self._files: dict[str, io.BufferedRandom] = {}
-        self._writers: list[Closing] = []
 
     def __enter__(self) -> Self:
         return self
@@ -76,16 +75,15 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            # Also after a failure: a writer left open would write its footer later, into a closed file.
-            for writer in self._writers:
-                writer.close()
-        finally:
-            self._open.close()
+        self._open.close()
 
     def closes(self, writer: Closing) -> None:
-        """Close this writer before the files at the latest; its `close` may be called twice."""
-        self._writers.append(writer)
+        """Close this writer before the files at the latest; its `close` may be called twice.
+
+        Also after a failure, and when the closing of another fails: a writer left open would write its footer later,
+        into a closed file.
+        """
+        self._open.callback(writer.close)
 
     def file(self, folder: str) -> io.BufferedRandom:
         """The one file that goes to this folder."""

@@ -129,3 +129,25 @@ def test_a_failure_leaves_no_writer_open_behind():
     with Spool() as spool, pytest.raises(RuntimeError, match="boom"):
         fail(spool)
     gc.collect()
+
+
+def test_a_writer_that_cannot_be_closed_leaves_no_other_open() -> None:
+    closed = []
+
+    class OnFullDisk:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def close(self) -> None:
+            closed.append(self.name)
+            raise OSError(28, "No space left on device")
+
+    spool = Spool()
+    files = []
+    for name in ("tokens", "rejects"):
+        files.append(spool.file(name))
+        spool.closes(OnFullDisk(name))
+    with pytest.raises(OSError, match="No space left"):
+        spool.__exit__(None, None, None)
+    assert sorted(closed) == ["rejects", "tokens"]
+    assert all(file.closed for file in files)
