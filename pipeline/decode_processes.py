@@ -271,8 +271,8 @@ def _outcome(channel: socket.socket) -> Decoded | Refused:
             raise _WorkerDiedError(answer["died"])
         return Refused(RejectReason(answer["reason"]), answer["detail"])
     # Copied, not mapped: a map would hold a descriptor for as long as the clip lives, and thousands may.
-    waveform = np.empty(answer["num_audio_samples"], np.float32)
     with os.fdopen(fd, "rb") as pcm:
+        waveform = np.empty(answer["num_audio_samples"], np.float32)
         pcm.seek(0)
         if pcm.readinto(waveform.data) != waveform.nbytes:
             raise EOFError("the waveform is shorter than announced")

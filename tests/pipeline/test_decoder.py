@@ -18,6 +18,7 @@ import soundfile
 
 from pipeline import decode_processes
 from pipeline.config import DecodingConfig
+from pipeline.decode_messages import channel_pair, memory_file, send
 from pipeline.decoder import DecoderPool
 from pipeline.errors import DecoderUnavailableError
 from pipeline.types import Clip, Reject, RejectReason, Sample
@@ -228,7 +229,8 @@ def test_close_ends_calls_under_way() -> None:
 PARENT = """
     import os, sys, signal, subprocess
     from pipeline.config import DecodingConfig
-    from pipeline.decoder import DecoderPool
+    from pipeline.decode_messages import channel_pair, memory_file, send
+from pipeline.decoder import DecoderPool
     from pipeline.types import Sample
 
     def children(pid):
@@ -276,3 +278,16 @@ def test_workers_do_not_listen_to_ctrl_c(pool: DecoderPool) -> None:
         (str(index), 1000 + index) for index in range(40)
     ]
     assert [seat._pid for seat in seats] == pids  # none was replaced
+
+
+def test_a_waveform_that_no_memory_is_left_for_leaves_no_descriptor() -> None:
+    ours, theirs = channel_pair()
+    num_before = len(list(Path("/proc/self/fd").iterdir()))
+    with ours, theirs:
+        fd = memory_file("pcm")
+        answer = {"num_audio_samples": 1 << 50, "source_sample_rate_hz": 1, "source_num_channels": 1}
+        send(theirs, answer, fd)
+        os.close(fd)
+        with pytest.raises(MemoryError):
+            decode_processes._outcome(ours)
+        assert len(list(Path("/proc/self/fd").iterdir())) == num_before
