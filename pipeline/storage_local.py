@@ -90,7 +90,10 @@ class LocalStore:
             with _opened(local_path(uri)) as (file, info):
                 if info.size_bytes > bytes_max:
                     raise DataError(f"{info.uri} has {info.size_bytes} bytes; at most {bytes_max} are read whole")
-                return file.read()
+                data = file.read(bytes_max + 1)
+                if len(data) > bytes_max:  # a pipe or device has no size, and a file may grow
+                    raise DataError(f"{info.uri} has more than {bytes_max} bytes; at most these are read whole")
+                return data
 
         return self._retry.call(read_once)
 
@@ -255,13 +258,15 @@ def _scan(folder: Path) -> Scanned:
 
 
 def _entry_status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """None for what is no object: a file being written, a dangling link, one deleted just now, a socket."""
+    """None for what is no object: a file being written, a link to nothing or itself, one deleted just now, a socket."""
     if entry.name.startswith(TEMPORARY_PREFIX):
         return None
     try:
         status = entry.stat()
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return None
+        raise
     return status if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) else None
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.config import RetryConfig
 from pipeline.errors import (
+    DataError,
     ObjectChangedError,
     ObjectMissingError,
     RefusedError,
@@ -174,6 +175,18 @@ def test_list_follows_links_and_ends_in_a_ring_of_them(store: LocalStore, tmp_pa
     (place / "dangling").symlink_to(tmp_path / "nothing")
     os.mkfifo(place / "fifo")
     assert [info.uri for info in store.list(str(place))] == [str(place / "link.tar"), str(place / "linked" / "a")]
+
+
+def test_a_link_to_itself_is_passed_over_as_one_to_nothing(store: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"x")
+    (tmp_path / "b.tar").symlink_to("b.tar")
+    (tmp_path / "c.tar").symlink_to("gone.tar")
+    assert [info.uri for info in store.list(str(tmp_path))] == [str(tmp_path / "a.tar")]
+
+
+def test_what_has_no_size_is_read_to_its_bound_alone(store: LocalStore) -> None:
+    with pytest.raises(DataError, match="more than 1000 bytes"):
+        store.read("/dev/zero", bytes_max=1000)
 
 
 def test_a_folder_that_may_not_be_read(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
