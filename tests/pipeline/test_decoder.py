@@ -229,8 +229,7 @@ def test_close_ends_calls_under_way() -> None:
 PARENT = """
     import os, sys, signal, subprocess
     from pipeline.config import DecodingConfig
-    from pipeline.decode_messages import channel_pair, memory_file, send
-from pipeline.decoder import DecoderPool
+    from pipeline.decoder import DecoderPool
     from pipeline.types import Sample
 
     def children(pid):
