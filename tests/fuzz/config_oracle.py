@@ -25,6 +25,10 @@ ENTRIES_MAX = 1_000
 """The bound on the names of one input, made small, so that passing it shows."""
 
 
+NAMES_MAX = 5
+"""Of the objects in a place, each of which a name that is a folder stands for."""
+
+
 def check_config(folder: Path, job_file: bytes, assignments: Sequence[str]) -> str:
     """Raises `AssertionError` unless there is a config or a `ConfigError` that tells no secret."""
     path = folder / "job.yaml"
@@ -54,7 +58,7 @@ def check_input(text: str, objects: Sequence[str], lines: bytes) -> str:
 
 
 def _check_listing(listing: Listing) -> None:
-    assert len(listing.shards) + len(listing.missing) <= ENTRIES_MAX
+    assert len(listing.shards) + len(listing.missing) <= ENTRIES_MAX * NAMES_MAX
     uris = [shard.uri for shard in listing.shards]
     assert uris == sorted(set(uris))
     for uri in uris:

@@ -104,7 +104,10 @@ def _check_against_tarfile(data: bytes, members: list[Found]) -> None:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), encoding="utf-8", errors="surrogateescape") as archive:
             theirs = [(info, archive.extractfile(info)) for info in archive if info.isreg()]
+            is_global = archive.pax_headers.keys() & {"path", "size"}
     except (tarfile.TarError, ValueError):  # also what it stumbles over: a charset that is none, an absurd number
+        return
+    if is_global:  # one name or size for all that follows, which no program writes, and each reader takes otherwise
         return
     for info, file in theirs:
         assert file is not None
