@@ -7,6 +7,7 @@ kind of store: `storage_local.py`, `storage_s3.py`.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -162,10 +163,12 @@ class Stores:
         self._storage = storage
         self._retry = retry
         self._opened: dict[bool, Store] = {}
+        self._opening = threading.Lock()
 
     def __call__(self, uri: str) -> Store:
         """The store that holds `uri`. Raises `ConfigError` when it is in no kind of store known here."""
         remote = is_remote(uri)
-        if remote not in self._opened:
-            self._opened[remote] = open_store(uri, self._storage, self._retry)
-        return self._opened[remote]
+        with self._opening:
+            if remote not in self._opened:
+                self._opened[remote] = open_store(uri, self._storage, self._retry)
+            return self._opened[remote]

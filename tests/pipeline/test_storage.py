@@ -223,3 +223,23 @@ def test_store_options_reach_the_same_store() -> None:
     assert options == {"anon": True, "use_listings_cache": False, "endpoint_url": "http://127.0.0.1:1", "profile": "p"}
     assert store_options("/local", storage) == {}
     assert "endpoint_url" not in store_options("s3://bucket/key", StorageConfig())
+
+
+def test_threads_that_ask_at_once_share_one_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    all_ask = threading.Barrier(4)
+
+    def open_slowly(uri: str, *_: object) -> object:
+        opened.append(uri)
+        threading.Event().wait(0.2)  # as long as s3fs takes to import, and the others come in
+        return object()
+
+    def ask(_: int) -> object:
+        all_ask.wait()
+        return stores("s3://bucket/a")
+
+    monkeypatch.setattr("pipeline.storage.open_store", open_slowly)
+    stores = Stores(StorageConfig(), RetryConfig())
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(ask, range(4)))) == 1
+    assert len(opened) == 1
