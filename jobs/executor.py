@@ -165,4 +165,8 @@ class InlineExecutor:
 
     def _run(self, replica: str, task: Task) -> None:
         assert self._replica is not None
-        self._events.put(Ended(replica, task, self._replica.process(task)))
+        try:
+            outcome = self._replica.process(task)
+        except BaseException as error:  # a codec's SystemExit would end this thread alone, and nobody would know
+            outcome = Failure.of(error)
+        self._events.put(Ended(replica, task, outcome))

@@ -28,6 +28,10 @@ from pipeline.types import Task
 from pipeline.worker import Workbench, process_shard
 from pipeline.writer import TokenFormat
 
+WORDS_CHARS_MAX = 10_000
+TRACEBACK_CHARS_MAX = 100_000
+"""Of an error: a codec may put a tensor into its message, and a record must stay one that is read again."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSetup:
@@ -73,9 +77,15 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Of an error caught at the replica's border."""
-        lines = traceback.format_exception(error, limit=-20)
-        return cls(failure_kind(error), type(error).__name__, str(error) or type(error).__name__, "".join(lines))
+        """Of an error caught at the replica's border; its words cut and made text, since they go into a record."""
+        trace = "".join(_words(entry) for entry in traceback.format_exception(error, limit=-20))
+        message = _words(str(error)) or type(error).__name__
+        return cls(failure_kind(error), type(error).__name__, message, trace[-TRACEBACK_CHARS_MAX:])
+
+
+def _words(text: str) -> str:
+    r"""The text as a record can hold it; what is no Unicode (a file's name) as `\udcff`."""
+    return text[:WORDS_CHARS_MAX].encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)

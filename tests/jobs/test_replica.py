@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pipeline.storage
 from codec.registry import load_codec
+from jobs.executor import Ended, InlineExecutor
+from jobs.replica import Failure
 from jobs.run import run_job
 from pipeline.config import load_config
+from pipeline.records import FailureRecord, InputRecord
+from pipeline.types import Shard, Task
 from tests.corpus import put_shards, speech_shards
 from tests.jobs.test_run import FAST
 
@@ -93,3 +98,47 @@ def test_the_next_shard_is_read_while_this_one_is_encoded_on_the_threads_of_the_
     assert report.exit_code == 0
     assert codec.next_was_read
     assert codec.num_threads == {3}, "in every thread that encodes, whatever the environment says"
+
+
+def test_a_failure_of_any_words_makes_a_record_that_is_read_again() -> None:
+    shard = Shard("/in/a.tar", 1, "e")
+    for error in (
+        ValueError("x" * (20 << 20)),
+        FileNotFoundError(2, "gone", "\udcff"),
+        SystemExit(),
+        KeyError("\ud800"),
+    ):
+        failure = Failure.of(error)
+        record = FailureRecord(
+            shard_id=shard.shard_id,
+            input=InputRecord.of(shard),
+            attempt="0" * 32,
+            kind=failure.kind,
+            error=failure.error,
+            message=failure.message,
+            traceback=failure.traceback,
+        )
+        content = record.to_bytes()
+        assert len(content) < 200_000
+        assert FailureRecord.from_bytes(content, "record") == record
+        assert failure.message
+
+
+def test_a_codec_that_exits_ends_its_attempt_and_is_told() -> None:
+    class Exiting:
+        def process(self, task: Task) -> Any:
+            raise SystemExit("out of licence")
+
+        def progress(self) -> dict[str, Any]:
+            return {}
+
+    executor = InlineExecutor(lambda _: Exiting())  # type: ignore[arg-type, return-value]
+    executor.start(None)  # type: ignore[arg-type]
+    executor.submit("inline", Task(Shard("/in/a.tar", 1, "e"), "0" * 32))
+    until_s = time.monotonic() + WAIT_S_MAX
+    ended: list[Ended] = []
+    while not ended:
+        assert time.monotonic() < until_s, "the attempt's end is never told"
+        ended = [event for event in executor.poll(0.1) if isinstance(event, Ended)]
+    assert isinstance(ended[0].outcome, Failure)
+    assert (ended[0].outcome.kind, ended[0].outcome.message) == ("unknown", "out of licence")
