@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from typing import Any, NoReturn
 
+from jobs.terminal import visible
+
 EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3
 
 EXIT_CODES = "exit codes: 0 complete, 1 incomplete or failed shards, 2 wrong usage or refused, 3 interrupted, resumable"
@@ -55,12 +57,12 @@ def _explain(error: Exception) -> int:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"voxmill: {line}\n")
+    sys.stderr.write(f"voxmill: {visible(line)}\n")
 
 
 def _print(line: str) -> None:
     try:
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(visible(line) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has left; the exit code still tells how it went.

@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from jobs.terminal import visible
 from jobs.view import RunView
 from pipeline.records import Counts
 
@@ -87,7 +88,7 @@ class PlainDisplay:
 
     def say(self, line: str) -> None:
         """Print a line."""
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(visible(line) + "\n")
         sys.stderr.flush()
 
     def close(self) -> None:
@@ -108,7 +109,7 @@ class RichDisplay:
 
     def say(self, line: str) -> None:
         """Print above the live part."""
-        self._console.print(Text(line))
+        self._console.print(Text(visible(line)))
 
     def close(self) -> None:
         """Take the live part away."""

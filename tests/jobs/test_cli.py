@@ -414,3 +414,11 @@ def test_two_drivers_at_once_make_one_commit_a_shard_and_both_tell_the_truth(tmp
     assert len(committed_hashes(f"{tmp_path}/out")) == 5
     assert len(tokens_of(f"{tmp_path}/out")) == len(CLIPS)
     assert Path(tmp_path / "out" / "job.json").exists()
+
+
+def test_a_name_in_a_bucket_does_nothing_to_the_terminal(tmp_path):
+    (tmp_path / "\x1b[2J\u202erat.tar").write_bytes(b"no tar")
+    done, _ = run(tmp_path, [f"{tmp_path}/"])
+    assert done.returncode == 1
+    assert r"\x1b[2J\u202erat.tar" in done.stderr
+    assert not {"\x1b", "\u202e"} & set(done.stderr + done.stdout)
