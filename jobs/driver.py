@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from uuid import uuid4
 
+from jobs.denials import Denials
 from jobs.display import Display, rejected
 from jobs.executor import Alive, Ended, Event, Executor, ReplicaDown, ReplicaUp
 from jobs.finish import RunReport, finish
@@ -64,7 +65,9 @@ class Driver:
         self._display = display
         self._interrupts = interrupts
         self._clock = clock
-        self._ledger = Ledger(job.todo, self._running, rng or random.Random())  # noqa: S311 (jitter, no secret)
+        rng = rng or random.Random()  # noqa: S311 (jitter, no secret)
+        self._ledger = Ledger(job.todo, self._running, rng)
+        self._denials = Denials(self._running, rng)
         self._replicas: dict[str, _Replica] = {}
         self._failed_starts = 0
         self._started_unix_s = time.time()
@@ -98,7 +101,15 @@ class Driver:
             self._interrupts.drains(False)
         interrupted = self._interrupts.count > 0 and not self._ledger.finished
         wall_s = self._clock() - self._view.started_s
-        report = finish(self._job, dict(self._why_not()), interrupted=interrupted, view=self._view, wall_s=wall_s)
+        try:
+            report = finish(self._job, dict(self._why_not()), interrupted=interrupted, view=self._view, wall_s=wall_s)
+        except (InfraError, StoreDeniedError):
+            self._display.say(
+                f"the output place cannot be looked at now; {self._view.num_done_before + self._view.num_committed} of "
+                f"{self._job.num_shards} shards are committed as far as this run knows; the same command again does "
+                "the rest"
+            )
+            raise
         self._view.num_committed = report.num_committed - self._view.num_done_before
         self._put_status(report.state, report.failed)
         return report
@@ -130,7 +141,13 @@ class Driver:
                     )
                 if now_s >= drain_until_s or not self._ledger.counts[ShardState.LEASED]:
                     return
-            else:
+            elif self._denials.lasted and not self._ledger.counts[ShardState.LEASED]:
+                self._display.say(
+                    f"stopping: the store denied access to every attempt of {self._running.denied_s_max:g} s "
+                    "(running.denied_s_max); renew the credentials"
+                )
+                return
+            elif not self._denials.hold(now_s):
                 self._hand_out(now_s)
             for event in self._executor.poll(self._running.tick_s):
                 self._take(event, self._clock())
@@ -185,6 +202,10 @@ class Driver:
 
     def _settle(self, task: Task, outcome: Committed | Failure, now_s: float) -> None:
         shard = task.shard
+        if isinstance(outcome, Failure) and outcome.error == StoreDeniedError.__name__:
+            self._denials.note(now_s)
+        else:
+            self._denials.clear()
         if isinstance(outcome, Failure):
             if self._interrupts.count and outcome.error == "ShardCancelledError":
                 self._ledger.give_back(now_s, task.attempt)

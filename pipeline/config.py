@@ -126,6 +126,7 @@ class RunningConfig(_Group):
     data_attempts_max: int = Field(2, ge=1, le=100)
     unknown_attempts_max: int = Field(3, ge=1, le=100)
     infra_attempts_max: int = Field(20, ge=1, le=10000)
+    denied_s_max: float = Field(300.0, gt=0, le=86400, description="store denies every attempt so long: run stops")
     replica_deaths_max: int = Field(3, ge=1, le=100, description="a shard that killed so many replicas is failed")
     retry_backoff_s: float = Field(1.0, gt=0, le=600)
     retry_backoff_s_max: float = Field(60.0, gt=0, le=3600)

@@ -17,7 +17,14 @@ from jobs.replica import Failure
 from jobs.view import RunView
 from pipeline.commit import commit
 from pipeline.config import load_config
-from pipeline.errors import InfraError, RefusedError, ReplicaLostError, StoreUnavailableError, TarError
+from pipeline.errors import (
+    InfraError,
+    RefusedError,
+    ReplicaLostError,
+    StoreDeniedError,
+    StoreUnavailableError,
+    TarError,
+)
 from pipeline.records import CommitRecord, Counts, InputRecord
 from tests.corpus import put_shards
 
@@ -250,6 +257,32 @@ def test_a_foreign_commit_of_another_version_is_not_called_complete(tmp_path):
     report = drive(tmp_path, Meddler({}), sizes={"a.tar": 1})
     assert report.exit_code == 1
     assert "--redo-changed" in next(iter(report.failed.values()))
+
+
+DENIED = StoreDeniedError("ExpiredToken")
+
+
+def test_while_the_store_denies_everything_it_is_asked_rarely_and_for_so_long_only(tmp_path, capsys):
+    script = Script({name: [DENIED] * 99 for name in ("a.tar", "b.tar", "c.tar")})
+    report = drive(tmp_path, script, denied_s_max=300, retry_backoff_s=1)
+    assert (report.exit_code, len(report.unfinished)) == (1, 3)
+    assert 5 < script.tries.total() < 40
+    assert 300 < script.now_s < 400
+    assert "renew the credentials" in capsys.readouterr().err
+    assert drive(tmp_path, Script({})).exit_code == 0
+
+
+def test_denials_that_end_leave_no_trace(tmp_path):
+    script = Script({name: [DENIED] * 3 for name in ("a.tar", "b.tar", "c.tar")})
+    assert drive(tmp_path, script, denied_s_max=300).exit_code == 0
+    assert script.tries.total() == 12
+
+
+def test_one_shard_that_is_denied_stops_no_others(tmp_path):
+    script = Script({"a.tar": [DENIED] * 99})
+    report = drive(tmp_path, script, infra_attempts_max=9)
+    assert (report.num_committed, report.failed.keys()) == (2, {f"{tmp_path}/in/a.tar"})
+    assert script.tries["a.tar"] == 9
 
 
 def test_the_line_of_numbers():
