@@ -13,6 +13,7 @@ VoxmillError
 │   └── TooManyRejectsError      more samples rejected than the config allows
 ├── InfraError                the surroundings are at fault: retried with backoff under a wide bound
 │   ├── StoreUnavailableError    a store or network that does not answer as it should
+│   ├── SpoolFullError           the temporary disk has no room for a token shard
 │   ├── DecoderUnavailableError  decoding processes that cannot be kept alive
 │   ├── ReplicaLostError         a replica died, stalled, or its node went away
 │   ├── AttemptFencedError       the attempt was ended by a fence; another one may commit
@@ -77,6 +78,10 @@ class InfraError(VoxmillError):
 
 class StoreUnavailableError(InfraError):
     """A store did not answer, answered with a server's error, or broke off."""
+
+
+class SpoolFullError(InfraError):
+    """The temporary disk, where token shards are gathered, is full."""
 
 
 class DecoderUnavailableError(InfraError):

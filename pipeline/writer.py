@@ -5,6 +5,7 @@ Nothing of time, host or attempt is inside a token shard, so its bytes are a fun
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from pipeline.admission import is_text
 from pipeline.config import WritingConfig
+from pipeline.errors import SpoolFullError
 from pipeline.types import Reject, TokenRow
 
 ROW_GROUP_FRAMES_MAX = 1 << 20
@@ -75,7 +77,12 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        try:
+            self._open.close()
+        except OSError as closing:
+            _check_room(closing)
+            raise
+        _check_room(error)
 
     def closes(self, writer: Closing) -> None:
         """Close this writer before the files at the latest; its `close` may be called twice.
@@ -99,6 +106,15 @@ class Spool:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             path = Path(f"/proc/self/fd/{file.fileno()}")  # opens the unnamed file anew, from its start
             yield SpooledFile(folder, path, os.fstat(file.fileno()).st_size, digest)
+
+
+def _check_room(error: BaseException | None) -> None:
+    """Say of an error of a full disk which disk it is: the operating system does not."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise SpoolFullError(
+            f"the temporary folder {gettempdir()} has no room for this token shard ({error.strerror}); free some space "
+            "there, or set TMPDIR to a folder on a larger disk"
+        ) from error
 
 
 class TokenWriter(ABC):

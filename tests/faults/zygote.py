@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ def run(request: dict[str, Any]) -> None:
     """In the child: the command, with its streams, its environment and whoever sabotages it."""
     os.environ.clear()
     os.environ.update(request["environment"])
+    tempfile.tempdir = None  # looked for anew, by TMPDIR
     for number, path in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
         opened = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(opened, number)
