@@ -243,6 +243,8 @@ class S3Store:
             parts, etags = self._upload_parts(uri, upload, file, size_bytes)
             request = {**upload, "MultipartUpload": {"Parts": parts}}
             return self._retry.call(lambda: self._complete_once(uri, request, size_bytes, etags))
+        except ObjectMissingError as error:  # no fault of what is being written
+            raise StoreUnavailableError(f"{error}: the upload was dropped; it is to be begun anew") from error
         except BaseException:  # Ctrl-C too: a store keeps, and bills, the parts of an upload without an end
             self._abort(uri, upload)
             raise

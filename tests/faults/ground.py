@@ -194,6 +194,16 @@ class Place:
         else:
             Path(self.base, path).unlink()
 
+    def uploads(self) -> list[tuple[str, str]]:
+        """Key and id of each upload in parts that has not ended."""
+        found = self._client().list_multipart_uploads(Bucket=self._bucket).get("Uploads", [])
+        return [(item["Key"], item["UploadId"]) for item in found]
+
+    def drop_uploads(self) -> None:
+        """Abort them, as `voxmill gc` does."""
+        for key, upload_id in self.uploads():
+            self._client().abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
+
     def objects(self) -> dict[str, bytes]:
         """Every object of the output by its path, hidden leftovers of the local store apart."""
         if self.server is None:
