@@ -37,7 +37,7 @@ def mount() -> Iterator[Mount]:
         yield mount_one
 
 
-@row("store", "disk full", "the output on a disk of 48 KiB; then it is larger")
+@row("store", "disk full", "the output on a disk of 48 KiB; then it is larger", heavy=True)
 def test_full_output(ground, mount):
     ground.put_clean(10)
     out = Path(ground.place.base, "out")
@@ -54,7 +54,7 @@ def test_full_output(ground, mount):
     assert ended.report["num_committed_now"] == 10 - num_committed
 
 
-@row("store", "temporary disk full", "TMPDIR, where token shards are gathered, of 4 KiB")
+@row("store", "temporary disk full", "TMPDIR, where token shards are gathered, of 4 KiB", heavy=True)
 def test_full_spool(ground, mount, tmp_path):
     ground.put_clean()
     mount(tmp_path / "spool", "size=4k")
@@ -66,7 +66,12 @@ def test_full_spool(ground, mount, tmp_path):
     ground.check(ground.run())
 
 
-@row("store", "read-only output", "mounted so from the start, and from the second commit on; then writable again")
+@row(
+    "store",
+    "read-only output",
+    "mounted so from the start, and from the second commit on; then writable again",
+    heavy=True,
+)
 def test_read_only(ground, mount):
     ground.put_clean(10)
     out = Path(ground.place.base, "out")

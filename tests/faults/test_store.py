@@ -14,7 +14,7 @@ def folders(log):
     return {exchange.key.rpartition("/")[0] for exchange in log}
 
 
-@row("store", "connection reset", "the first two tries of every request, before the store sees them")
+@row("store", "connection reset", "the first two tries of every request, before the store sees them", heavy=True)
 def test_reset(s3_ground, proxy):
     s3_ground.put_clean()
     proxy.rule = first(2, Reset())
@@ -36,7 +36,12 @@ def test_half_body(s3_ground, proxy):
     s3_ground.note(f"{len(proxy.faults())} requests")
 
 
-@row("store", "stalled socket", "each shard's read stops in its middle; puts of objects and commits get no answer")
+@row(
+    "store",
+    "stalled socket",
+    "each shard's read stops in its middle; puts of objects and commits get no answer",
+    heavy=True,
+)
 def test_stalled(s3_ground, proxy):
     s3_ground.put_clean()
     proxy.rule = any_of(
@@ -95,7 +100,7 @@ def test_flipped_writes(s3_ground, proxy):
     s3_ground.note("6 requests")
 
 
-@row("store", "an outage", "from the first put of an object on 40 requests are answered 503")
+@row("store", "an outage", "from the first put of an object on 40 requests are answered 503", heavy=True)
 def test_outage(s3_ground, proxy):
     s3_ground.put_clean(5)
     outage = Outage(after=is_put("tokens"), num=40)
@@ -105,7 +110,7 @@ def test_outage(s3_ground, proxy):
     s3_ground.note("40 requests")
 
 
-@row("store", "a slow store", "every answer comes a tenth of a second late")
+@row("store", "a slow store", "every answer comes a tenth of a second late", heavy=True)
 def test_slow(s3_ground, proxy):
     s3_ground.put_clean()
     proxy.rule = lambda request: Delay(0.1)

@@ -42,7 +42,7 @@ def test_overwritten(s3_ground, proxy):
     s3_ground.check(s3_ground.run(IN_RANGES))
 
 
-@row("store", "object deleted mid-read", "a shard deleted between two of its ranges; later it is put back")
+@row("store", "object deleted mid-read", "a shard deleted between two of its ranges; later it is put back", heavy=True)
 def test_deleted(s3_ground, proxy):
     shards = s3_ground.put_clean()
     proxy.rule, done = amid("speech-001.tar", lambda: s3_ground.place.delete("in/speech-001.tar"))
@@ -94,7 +94,10 @@ def paged_ground(faults_lab, monkeypatch):
 
 
 @row(
-    "store", "a listing that grows", "two names a page; shards put before and behind the next page, found now or later"
+    "store",
+    "a listing that grows",
+    "two names a page; shards put before and behind the next page, found now or later",
+    heavy=True,
 )
 def test_growing_listing(paged_ground):
     early, first_three, late = OTHER_NAMES[:1], OTHER_NAMES[1:4], OTHER_NAMES[4:]

@@ -154,7 +154,7 @@ def rclone_ground(faults_lab, tmp_path, request):
         yield Ground(faults_lab, Place("s3://bucket", server), server.environment())
 
 
-@row("store", "put-if-absent is ignored", "a store (rclone) that lets the second put through")
+@row("store", "put-if-absent is ignored", "a store (rclone) that lets the second put through", heavy=True)
 def test_unsafe_store(rclone_ground):
     rclone_ground.put_clean(2)
     ended = rclone_ground.run()

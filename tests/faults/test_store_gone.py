@@ -44,7 +44,12 @@ def test_expired(s3_ground, proxy):
     assert not [one for one in proxy.faults() if one.method == "DELETE"]
 
 
-@row("store", "credentials expire and come back", "403 ExpiredToken for ten requests, as a role renews them late")
+@row(
+    "store",
+    "credentials expire and come back",
+    "403 ExpiredToken for ten requests, as a role renews them late",
+    heavy=True,
+)
 def test_renewed(s3_ground, proxy):
     s3_ground.put_clean(5)
     proxy.rule = Outage(after=after_two_commits(), num=10, fault=EXPIRED)
@@ -52,7 +57,12 @@ def test_renewed(s3_ground, proxy):
     assert len(proxy.faults()) == 10
 
 
-@row("store", "the store goes for good", "503 from the third commit on; then no connection at all; then it is back")
+@row(
+    "store",
+    "the store goes for good",
+    "503 from the third commit on; then no connection at all; then it is back",
+    heavy=True,
+)
 def test_gone(s3_ground, proxy):
     s3_ground.put_clean(5)
     proxy.rule = Outage(after=after_two_commits())
