@@ -256,8 +256,8 @@ URI_SCHEMES = ("file", "s3", "hf", "calibrated")
 def check_uri(uri: str) -> None:
     """Refuse what is no plain path or known scheme, and URIs that carry credentials.
 
-    Raises `ValueError`; `pipe:` and http inputs of WebDataset are refused here, since they would run
-    programs or reach addresses inside a cluster.
+    Raises `ValueError`; `pipe:` and http inputs of WebDataset, and chains of fsspec (`simplecache::http://`), are
+    refused here, since they would run programs or reach addresses inside a cluster.
     """
     if uri.startswith("pipe:"):
         raise ValueError("'pipe:' inputs run programs and are refused; give a path or an s3:// URI")
@@ -265,7 +265,7 @@ def check_uri(uri: str) -> None:
         raise ValueError("is no place; give a path or an s3:// URI")
     if "\0" in uri:
         raise ValueError("has a NUL character in it, which no name can hold")
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)([^/]*)", uri)
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.:-]+):(/+)([^/]*)", uri)
     if not match:
         return
     scheme, slashes, authority = match.groups()
