@@ -220,3 +220,27 @@ def with_jumping_clock(notes: str) -> None:
         return true_time() + jump_s
 
     time.time = jump
+
+
+def with_faulty_decoder(notes: str) -> None:
+    """Let decoding go wrong as the audio says, see `tests.faulty_decoding`."""
+    from jobs import replica
+
+    note(notes, "a faulty decoder")
+    pool = replica.DecoderPool
+    replica.DecoderPool = lambda *args: pool(*args, fault_hook="tests.faulty_decoding:break_down")  # type: ignore[assignment,misc]
+
+
+def with_bug(notes: str, shard: str) -> None:
+    """Reading this shard meets an error of no known kind."""
+    from pipeline import worker
+
+    opened = worker.RangeStream
+
+    def open_stream(store: Any, found: Any, config: Any) -> Any:
+        if found.uri.endswith(f"/{shard}"):
+            note(notes, f"a bug met {shard}")
+            raise RuntimeError(f"a bug met {shard}")
+        return opened(store, found, config)
+
+    worker.RangeStream = open_stream  # type: ignore[assignment,misc]
