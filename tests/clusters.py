@@ -151,6 +151,11 @@ class Cluster:
         """A node more, known to the cluster when this returns."""
         return Node(json.loads(self._ask(resources))["raylet"])
 
+    def kill_head(self) -> None:
+        """As the head's host dies: its raylet, the cluster's GCS and all below them."""
+        kill([one for one in session(self._process.pid) if one.name.startswith("gcs_server")])
+        self.head.kill()
+
     def _ask(self, request: dict[str, Any]) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None

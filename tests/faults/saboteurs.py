@@ -45,7 +45,7 @@ def note(notes: str, line: str, *, once: bool = False, signal_name: str = "") ->
         if signal_name == "SIGSTOP":
             fcntl.flock(file, fcntl.LOCK_UN)  # nobody waits for a sleeper
         if signal_name:
-            os.kill(os.getpid(), signal.Signals[signal_name])
+            signal.pthread_kill(threading.get_ident(), signal.Signals[signal_name])  # this thread goes no step further
         return True
 
 

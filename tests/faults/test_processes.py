@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
-from tests.clusters import session, wait_for
+from tests.clusters import Process, session, wait_for
 from tests.corpus import CLIPS, speech_shards
 from tests.faults.matrix import row
 from tests.faults.saboteurs import noted, sabotage
@@ -16,10 +15,6 @@ from tests.faults.saboteurs import noted, sabotage
 
 def num_commits(ground) -> int:
     return sum(path.startswith("commits/") for path in ground.place.objects())
-
-
-def is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def put_some(ground, num_shards: int) -> None:
@@ -98,9 +93,9 @@ def test_stopped_driver(ground, tmp_path, step):
     put_some(ground, 2)
     notes = tmp_path / "notes"
     zombie = ground.start(sabotage=sabotage("at_store_calls", notes, only=f"{step}.*", signal_name="SIGSTOP"))
-    wait_for(lambda: noted(notes) and is_stopped(zombie.pid), "the first driver's stop")
+    wait_for(lambda: noted(notes) and Process.find(zombie.pid).is_stopped, "the first driver's stop")
     winner = ground.run()
-    assert is_stopped(zombie.pid)
+    assert Process.find(zombie.pid).is_stopped
     before = ground.check(winner)
     assert winner.report["num_committed_now"] > 0
     os.kill(zombie.pid, signal.SIGCONT)

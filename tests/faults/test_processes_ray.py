@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,12 +14,12 @@ from uuid import uuid4
 import pytest
 
 from tests import clusters
-from tests.clusters import Process, descendants, wait_for
+from tests.clusters import RAY_AGENTS, Process, descendants, kill, session, wait_for
 from tests.corpus import speech_shards
 from tests.faults.matrix import row
 from tests.faults.saboteurs import in_replicas, noted, sabotage
 from tests.faults.test_codec_faults import LENGTHS
-from tests.faults.test_processes import is_stopped
+from tests.faults.test_processes import num_commits
 
 ALONE = ("--executor=ray", "--replicas=1", "--set=running.shards_in_flight=1")
 """One replica with one shard at a time: a death costs exactly one attempt."""
@@ -36,9 +37,10 @@ def cluster() -> Iterator[clusters.Cluster]:
         yield started
 
 
-def replicas(running) -> list[int]:
-    """Pids of the replicas that came up, in their order."""
-    return [int(pid) for pid in re.findall(r"replica \w+ is up on \S+ pid (\d+)", running.stderr)]
+def replicas(running) -> list[Process]:
+    """The replicas that came up and run, in their order."""
+    pids = re.findall(r"replica \w+ is up on \S+ pid (\d+)", running.stderr)
+    return [found for pid in pids if (found := Process.find(int(pid)))]
 
 
 def start(ground, cluster, *flags, **more):
@@ -47,8 +49,6 @@ def start(ground, cluster, *flags, **more):
 
 
 def errors(objects) -> set[str]:
-    import json
-
     return {json.loads(content)["error"] for path, content in objects.items() if path.startswith("failures/")}
 
 
@@ -103,18 +103,18 @@ def test_frozen_host(ground, cluster, tmp_path):
     sees = sabotage("at_store_calls", tmp_path / "seen", only=COMMIT.replace("before", "after"))
     running = start(ground, cluster, "--set=running.lease_s=3", sabotage=in_replicas(stops, sees))
     wait_for(lambda: noted(tmp_path / "notes"), "the stop")
-    (zombie,) = wait_for(lambda: [pid for pid in replicas(running) if is_stopped(pid)], "the stopped replica")
-    (host,) = [node for node in nodes if zombie in {process.pid for process in descendants(node.raylet)}]
+    (zombie,) = wait_for(lambda: [one for one in replicas(running) if one.is_stopped], "the stopped replica")
+    (host,) = [node for node in nodes if zombie in descendants(node.raylet)]
     for process in [host.raylet, *(process.pid for process in descendants(host.raylet))]:
         os.kill(process, signal.SIGSTOP)
     ended = running.wait()
     before = ground.check(ended)
-    assert (is_stopped(zombie), len(noted(tmp_path / "seen"))) == (True, 1)
-    os.kill(zombie, signal.SIGCONT)
+    assert (zombie.is_stopped, len(noted(tmp_path / "seen"))) == (True, 1)
+    os.kill(zombie.pid, signal.SIGCONT)
     wait_for(lambda: len(noted(tmp_path / "seen")) == 2, "the late commit")
     for process in [host.raylet, *(process.pid for process in descendants(host.raylet))]:
         os.kill(process, signal.SIGCONT)
-    wait_for(lambda: Process.find(zombie) is None, "the end of the zombie")
+    wait_for(lambda: not zombie.runs, "the end of the zombie")
     assert ground.check(ended) == before
     for node in nodes:
         node.kill()
@@ -222,3 +222,56 @@ def lose_a_host(ground, cluster, lose) -> None:
     assert ground.num_redone in (1, 2)
     nodes[0].kill()
     nodes[1].kill()
+
+
+@row(
+    "processes", "the driver is killed, on Ray", "SIGKILL once a shard is committed; then the same command", heavy=True
+)
+@pytest.mark.timeout(200)
+def test_driver_killed(ground):
+    ground.put_clean(5)
+    running = ground.start(*ALONE, "--codec=calibrated:cost_s=1")
+    wait_for(lambda: num_commits(ground), "a commit")
+    os.kill(running.pid, signal.SIGKILL)
+    ground.check(running.wait(), exit_code=-9, may_miss=True)
+    wait_for(lambda: {process.name for process in session(running.pid)} <= RAY_AGENTS, "the end of all that works")
+    kill(session(running.pid))
+    ended = ground.run(*ALONE)
+    ground.check(ended)
+    assert 0 < ended.report["num_committed_now"] < 5
+
+
+@row(
+    "processes", "a spot instance is taken back, on Ray", "SIGTERM of the driver while shards are under way", heavy=True
+)
+@pytest.mark.timeout(200)
+def test_sigterm(ground):
+    ground.put_clean(5)
+    running = ground.start(*ALONE, "--codec=calibrated:cost_s=1")
+    wait_for(lambda: num_commits(ground), "a commit")
+    os.kill(running.pid, signal.SIGTERM)
+    ended = running.wait()
+    ground.check(ended, exit_code=3, may_miss=True, says=["stopping: shards under way have 30 s"])
+    wait_for(lambda: not session(running.pid), "all processes of the run gone")
+    assert ended.report["num_committed_now"] < 5
+    ground.check(ground.run(*ALONE))
+
+
+@row(
+    "processes",
+    "the head of Ray is killed",
+    "SIGKILL of its raylet, its GCS and all below; the hosts go on",
+    heavy=True,
+)
+@pytest.mark.timeout(400)
+def test_head_killed(ground):
+    ground.put_clean(5)
+    with clusters.cluster(num_cpus=0) as cluster:
+        cluster.add(num_cpus=1)
+        running = start(ground, cluster, "--codec=calibrated:cost_s=1", "--set=running.shards_in_flight=1")
+        wait_for(lambda: num_commits(ground), "a commit")
+        cluster.kill_head()
+        ended = running.wait(300)
+        # Ray itself ends a process that has lost its head, after a minute; the words are Ray's.
+        ground.check(ended, exit_code=1, may_miss=True, says=["Failed to connect to GCS within 60 seconds"])
+    ground.check(ground.run(*ALONE))
