@@ -81,11 +81,14 @@ class Running:
         path = self.folder / "stderr"
         return path.read_text() if path.exists() else ""
 
+    @property
+    def has_ended(self) -> bool:
+        return (self.folder / "ended.json").exists()
+
     def wait(self, limit_s: float = 60.0) -> Ended:
         """Its end. Raises `TimeoutError`; then all of it is killed."""
-        ended = self.folder / "ended.json"
         try:
-            wait_for(ended.exists, "the run's end", limit_s)
+            wait_for(lambda: self.has_ended, "the run's end", limit_s)
         except TimeoutError:
             kill(session(self.pid))
             raise TimeoutError(f"I4: not ended after {limit_s} s:\n{self.stderr}") from None
@@ -94,7 +97,8 @@ class Running:
             report = json.loads(stdout)
         except ValueError:
             report = {}
-        return Ended(report=report, stdout=stdout, stderr=self.stderr, **json.loads(ended.read_text()))
+        end = json.loads((self.folder / "ended.json").read_text())
+        return Ended(report=report, stdout=stdout, stderr=self.stderr, **end)
 
 
 class Lab:

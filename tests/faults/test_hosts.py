@@ -55,9 +55,10 @@ def test_host_dies(ground, hosts):
 @pytest.mark.timeout(400)
 def test_partition(ground, hosts):
     host = hosts.add(num_cpus=1)
-    running = start(ground, hosts, "--codec=calibrated:cost_s=12", "--set=running.lease_s=10")
+    running = start(ground, hosts, "--codec=calibrated:cost_s=15", "--set=running.lease_s=10")
     host.link("down")
     time.sleep(PARTITION_S)
+    assert not running.has_ended
     host.link("up")
     ended = running.wait(240)
     ground.check(ended, says=["no sign of life for 10 s (running.lease_s)"])
