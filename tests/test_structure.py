@@ -155,6 +155,14 @@ def tree_faults(root: Path) -> Iterator[str]:
                 yield f"{name} is in the project and not in the tree"
 
 
+def claim_faults(root: Path) -> Iterator[str]:
+    """What `SECURITY.md` names as shown by a test or done in a file, and is not there."""
+    named = set(re.findall(r"`([\w/.]+\.py|tests/\w+|test_\w+)`", (root / "SECURITY.md").read_text(encoding="utf-8")))
+    sources = [path.read_text(encoding="utf-8") for path in (root / "tests").rglob("test_*.py")]
+    tests = {name for source in sources for name in re.findall(r"def (test_\w+)\(", source)}
+    yield from sorted(name for name in named if name not in tests and not (root / name).exists())
+
+
 def version_fault(root: Path) -> str | None:
     version = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -173,6 +181,10 @@ def test_stages_import_no_later_stage_and_only_the_worker_joins_them() -> None:
 
 def test_the_readmes_tree_is_true() -> None:
     assert list(tree_faults(ROOT)) == []
+
+
+def test_what_the_threat_page_names_is_there() -> None:
+    assert list(claim_faults(ROOT)) == []
 
 
 def test_the_version_is_the_changelogs_newest() -> None:
