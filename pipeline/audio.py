@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.containers import CONTAINERS, missing_part, with_sound_header
+from pipeline.containers import CONTAINERS, flac_length, missing_part, with_sound_header
 from pipeline.resample import KERNEL_VALUES_MAX, Resampler, num_kernel_values, to_mono
 from pipeline.types import RejectReason
 
@@ -91,14 +91,15 @@ def decode_audio(
         raise AudioRejectedError(RejectReason.EMPTY, "the file has 0 bytes")
     source = _Source(with_sound_header(audio))
     with _opened(source) as sound:
-        _check_header(sound, audio, sample_rate_hz, limits)
+        num_declared = _num_declared(sound, audio)
+        _check_header(sound, audio, num_declared, sample_rate_hz, limits)
         resampler = Resampler(sound.samplerate, sample_rate_hz, sound.channels)
         num_source = num_written = 0
-        for block in _blocks(sound, source):
+        for block in _blocks(sound, source, num_declared):
             num_source += block.shape[1]
             _check_not_too_long(num_source, sound.samplerate, limits)
             num_written += _write_mono(resampler.push(block), write)
-        _check_source_length(num_source, sound, limits)
+        _check_source_length(num_source, num_declared, sound, limits)
         num_written += _write_mono(resampler.finish(), write)
         return DecodedAudio(num_written, sound.samplerate, sound.channels)
 
@@ -110,7 +111,9 @@ def _opened(source: io.BytesIO) -> _UnseekingFile:
         raise _unreadable(error) from None
 
 
-def _check_header(sound: _UnseekingFile, audio: bytes, sample_rate_hz: int, limits: ClipLimits) -> None:
+def _check_header(
+    sound: _UnseekingFile, audio: bytes, num_declared: int | None, sample_rate_hz: int, limits: ClipLimits
+) -> None:
     if sound.format not in CONTAINERS or sound.subtype in _SUBTYPES_UNREAD:
         detail = f"{sound.format} {sound.subtype} is not read; allowed: {', '.join(sorted(CONTAINERS))}"
         raise AudioRejectedError(RejectReason.UNREADABLE, detail)
@@ -124,7 +127,6 @@ def _check_header(sound: _UnseekingFile, audio: bytes, sample_rate_hz: int, limi
     if num_kernel_values(sound.samplerate, sample_rate_hz) > KERNEL_VALUES_MAX:
         detail = f"{sound.samplerate} Hz has too small a common divisor with {sample_rate_hz} Hz to be resampled"
         raise AudioRejectedError(RejectReason.ABSURD_HEADER, detail)
-    num_declared = _num_declared(sound)
     if num_declared is not None and num_declared > SAMPLES_PER_BYTE_MAX * len(audio):
         detail = f"the header says {num_declared} samples, too many for the {len(audio)} bytes of the file"
         raise AudioRejectedError(RejectReason.ABSURD_HEADER, detail)
@@ -134,9 +136,9 @@ def _check_header(sound: _UnseekingFile, audio: bytes, sample_rate_hz: int, limi
         _check_not_too_long(num_declared, sound.samplerate, limits)
 
 
-def _blocks(sound: _UnseekingFile, source: io.BytesIO) -> Iterator[NDArray[np.float32]]:
-    """The source, float32 [C, T] at a time, up to the declared length."""
-    num_left, block_samples = sound.frames, _BLOCK_VALUES // sound.channels
+def _blocks(sound: _UnseekingFile, source: io.BytesIO, num_declared: int | None) -> Iterator[NDArray[np.float32]]:
+    """The source, float32 [C, T] at a time, up to the declared length, which must be its end."""
+    num_left, block_samples = num_declared or sound.frames, _BLOCK_VALUES // sound.channels
     while num_left:
         try:
             block = sound.read(min(num_left, block_samples), dtype="float32", always_2d=True)
@@ -149,6 +151,16 @@ def _blocks(sound: _UnseekingFile, source: io.BytesIO) -> Iterator[NDArray[np.fl
             return
         num_left -= len(block)
         yield np.ascontiguousarray(block.T)
+    if sound.format == "FLAC" and _has_more(sound):
+        detail = f"its header says {num_declared} samples, but more are there; the rest would be lost"
+        raise AudioRejectedError(RejectReason.TRUNCATED, detail)
+
+
+def _has_more(sound: _UnseekingFile) -> bool:
+    try:
+        return len(sound.read(1)) > 0
+    except soundfile.LibsndfileError:  # tags or padding, which are no audio
+        return False
 
 
 def _write_mono(block: NDArray[np.float32], write: Callable[[NDArray[np.float32]], object]) -> int:
@@ -168,8 +180,7 @@ def _check_not_too_long(num_samples: int, rate_hz: int, limits: ClipLimits) -> N
         raise AudioRejectedError(RejectReason.TOO_LONG, detail)
 
 
-def _check_source_length(num_source: int, sound: _UnseekingFile, limits: ClipLimits) -> None:
-    num_declared = _num_declared(sound)
+def _check_source_length(num_source: int, num_declared: int | None, sound: _UnseekingFile, limits: ClipLimits) -> None:
     if num_declared is not None and num_source < num_declared:
         detail = f"its header says {num_declared} samples, {num_source} came out"
         raise AudioRejectedError(RejectReason.TRUNCATED, detail)
@@ -181,8 +192,8 @@ def _check_source_length(num_source: int, sound: _UnseekingFile, limits: ClipLim
         raise AudioRejectedError(RejectReason.TOO_SHORT, detail)
 
 
-def _num_declared(sound: _UnseekingFile) -> int | None:
-    num_frames: int = sound.frames
+def _num_declared(sound: _UnseekingFile, audio: bytes) -> int | None:
+    num_frames: int = flac_length(audio) or sound.frames
     return num_frames if num_frames < _UNKNOWN_LENGTH_MIN else None
 
 

@@ -150,7 +150,7 @@ def test_an_ogg_file_without_its_last_page_mark_is_cut() -> None:
     assert rejected(bytes(ogg[:last]))[0] is RejectReason.TRUNCATED
 
 
-@pytest.mark.parametrize("kind", ["vorbis", "opus", "mp3"])
+@pytest.mark.parametrize("kind", ["flac", "vorbis", "opus", "mp3"])
 def test_a_second_file_joined_on_is_not_lost_in_silence(kind: str) -> None:
     assert reason(encoded(kind) * 2) is RejectReason.TRUNCATED
 
@@ -233,6 +233,15 @@ def test_a_flac_file_may_leave_its_length_open() -> None:
     flac = encoded("flac")
     np.testing.assert_array_equal(decoded(with_flac_length(flac, 0))[1], decoded(flac)[1])
     assert reason(with_flac_length(flac, 0), ClipLimits(0, 1)) is RejectReason.TOO_LONG
+
+
+def test_a_flac_file_that_says_too_little_is_not_cut_in_silence() -> None:
+    flac = encoded("flac")
+    assert rejected(with_flac_length(flac, RATE_HZ)) == (
+        RejectReason.TRUNCATED,
+        "its header says 16000 samples, but more are there; the rest would be lost",
+    )
+    np.testing.assert_array_equal(decoded(flac + b"TAG".ljust(128, b"\0"))[1], decoded(flac)[1])
 
 
 def test_a_forged_flac_length_allocates_nothing() -> None:
