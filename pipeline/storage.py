@@ -140,9 +140,12 @@ def probe_put_if_absent(store: Store, base_uri: str) -> None:
     try:
         store.put_if_absent(uri, b"first")
         second = store.put_if_absent(uri, b"second")
+        store.delete(uri)
     except ObjectMissingError as error:
         raise RefusedError(f"the output {base_uri} cannot be written: {error}; create the bucket first") from error
-    store.delete(uri)
+    except KeyboardInterrupt:
+        store.delete(uri)  # an interrupted run leaves nothing but what the next one goes on from
+        raise
     if second is not None:
         raise UnsafeStoreError(
             f"the store of {base_uri} let a second put-if-absent of one key through (If-None-Match was ignored), "
