@@ -112,14 +112,17 @@ class _ScriptedStore:
 
 
 def at_store_calls(notes: str, only: str = "", signal_name: str = "") -> None:
-    """Raise a signal in this process at each step of that pattern, once in all processes; without one, note each step.
+    """Raise a signal in this process at the first step of that pattern at which no process has raised it yet.
 
-    A step is a call to a store, by its name, its object with hashes as `*`, and its number in the process.
+    Without a signal, note each step. A step is a call to a store, by its name, its object with hashes as `*`, and its
+    number in the process.
     """
+    raised: list[str] = []
 
     def deed(step: str) -> None:
-        if re.fullmatch(only or ".*", step):
-            note(notes, step, once=bool(signal_name), signal_name=signal_name)
+        if re.fullmatch(only or ".*", step) and not raised:
+            was_new = note(notes, step, once=bool(signal_name), signal_name=signal_name)
+            raised.extend([step] if signal_name and was_new else [])
 
     from pipeline import storage
 

@@ -68,6 +68,32 @@ def test_killed_at_every_call_to_the_store(ground, faults_lab, tmp_path):
     ground.note(f"{len(noted(notes))} runs")
 
 
+@row(
+    "processes",
+    "SIGTERM at every call to the store",
+    "raised right before each, one run after the other; a shard under way may end",
+    heavy=True,
+)
+@pytest.mark.timeout(900)
+def test_sigterm_at_every_call_to_the_store(ground, tmp_path):
+    put_some(ground, 2)
+    notes = tmp_path / "notes"
+    terms = sabotage("at_store_calls", notes, only="before .*", signal_name="SIGTERM")
+    flags = ("--set=running.status_every_s=3600", "--set=running.shards_in_flight=1")
+    for number in range(1, 100):
+        running = ground.start(*flags, sabotage=terms)
+        ended = running.wait()
+        wait_for(lambda running=running: not session(running.pid), "all processes of the run gone")
+        if len(noted(notes)) < number:
+            break
+        is_done = ended.exit_code == 0 and ended.report["num_committed"] == 2
+        ground.check(ended, exit_code=0 if is_done else 3, may_miss=not is_done)
+    ground.check(ended)
+    calls = {" ".join(step.split()[1:3]) for step in noted(notes)}
+    assert calls >= {"put_if_absent out/job.json", "delete out/.probe-*", "put out/manifest.parquet", "list out/tokens"}
+    ground.note(f"{len(noted(notes))} runs")
+
+
 @row("processes", "decode workers are killed", "SIGKILL of the decoding process at each clip's first try")
 def test_decode_workers_killed(ground, tmp_path):
     ground.put_clean(2)
