@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
-from tests.faults.exchanges import Delay, FlipReply, FlipRequest, HalfBody, Refuse, Reset, Stall
+import pytest
+
+from tests.faults.exchanges import Delay, FlipReply, FlipRequest, HalfBody, LoseReply, Refuse, Reset, Stall
 from tests.faults.matrix import row
 from tests.faults.rules import Outage, any_of, first, is_put, is_shard, share, tries
+from tests.faults.test_store_commits import check_deleted_on_proof
 
 
 def folders(log):
@@ -117,3 +120,21 @@ def test_slow(s3_ground, proxy):
     s3_ground.check(s3_ground.run())
     assert len(proxy.faults()) == len(proxy.log), "no request was made twice for it"
     assert max(map(len, tries(proxy.log).values())) <= 2
+
+
+@row(
+    "store",
+    "all at once, on Ray",
+    "20% of requests refused, reset, cut in half or their reply lost; two replicas",
+    heavy=True,
+)
+@pytest.mark.timeout(200)
+def test_many_on_ray(s3_ground, proxy):
+    s3_ground.put_clean(10)
+    proxy.rule = share(20, [Refuse(500, "InternalError"), Refuse(), Reset(), HalfBody(), LoseReply()])
+    ended = s3_ground.run("--executor=ray", "--replicas=2", "--set=retry.attempts_max=12", limit_s=150)
+    objects = s3_ground.check(ended)
+    check_deleted_on_proof(proxy.log, objects)
+    assert {exchange.fault for exchange in proxy.faults()} == {"Refuse", "Reset", "HalfBody", "LoseReply"}
+    assert 0.1 < len(proxy.faults()) / len(proxy.log) < 0.3
+    s3_ground.note(f"{len(proxy.faults())} requests")
