@@ -149,12 +149,17 @@ class S3Store:
 
         Raises `UnsafeStoreError` when the store says that it knows no such condition (HTTP 501).
         """
-        request = {**_object(uri), **_body(data), "IfNoneMatch": "*"}
         try:
-            answer = self._retried("put_object", uri, request)
+            info, is_whole = self._put_on_condition(uri, data, {"IfNoneMatch": "*"})
+            if not is_whole:
+                # It is ours, but damaged on its way to a store that does not compare the SHA-256: so put it again,
+                # on the condition that nobody has put another record over it.
+                info, is_whole = self._put_on_condition(uri, data, {"IfMatch": f'"{info.etag}"'})
         except ObjectChangedError:  # HTTP 412: the condition does not hold
             return None
-        return ObjectInfo(uri, len(data), _etag(answer, uri))
+        if not is_whole:
+            raise StoreUnavailableError(f"{uri}: was damaged on its way twice; the store holds the ETag {info.etag}")
+        return info
 
     def delete(self, uri: str) -> None:
         """Delete an object; no error when there is none."""
@@ -223,6 +228,12 @@ class S3Store:
                 f"{uri}: {end - start} bytes were asked for, {answer['ContentLength']} offered by {self._endpoint}"
             )
         return data
+
+    def _put_on_condition(self, uri: str, data: bytes, condition: Answer) -> tuple[ObjectInfo, bool]:
+        """What was written, and whether it is what was sent as far as its ETag tells."""
+        answer = self._retried("put_object", uri, {**_object(uri), **_body(data), **condition})
+        info = ObjectInfo(uri, len(data), _etag(answer, uri))
+        return info, not _has_md5(answer, info) or info.etag == _md5(data)
 
     def _put_once(self, uri: str, data: bytes) -> ObjectInfo:
         self._ask("put_object", uri, {**_object(uri), **_body(data)})
