@@ -10,6 +10,7 @@ SEGFAULT = b"voxmill-test: read from address 0"
 ABORT = b"voxmill-test: abort"
 HANG = b"voxmill-test: hang"
 ALLOCATE = b"voxmill-test: take all memory"
+EAT = b"voxmill-test: take memory bit by bit"
 RAISE = b"voxmill-test: raise an odd error"
 DIE_ONCE = b"voxmill-test: be killed, but once: "
 
@@ -24,6 +25,10 @@ def break_down(audio: bytes) -> None:
         signal.pause()
     elif audio == ALLOCATE:
         bytearray(1 << 33)  # there is that much address space, but not for a decoder
+    elif audio == EAT:
+        eaten = []
+        while True:
+            eaten.append(b"x" * (1 << 20))
     elif audio == RAISE:
         raise RuntimeError("an odd error")
     elif audio.startswith(DIE_ONCE):
