@@ -25,19 +25,23 @@ def faults_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def ground(faults_lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Ground:
+def ground(faults_lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Ground]:
     """A ground on the local disk."""
     made = Ground(faults_lab, Place(str(tmp_path)))
     request.node.stash[GROUND] = made
-    return made
+    yield made
+    faults_lab.end_all()
 
 
 @pytest.fixture
-def s3_ground(faults_lab: Lab, moto_server: servers.S3Server, bucket: str, request: pytest.FixtureRequest) -> Ground:
+def s3_ground(
+    faults_lab: Lab, moto_server: servers.S3Server, bucket: str, request: pytest.FixtureRequest
+) -> Iterator[Ground]:
     """A ground in a fresh bucket of a moto server."""
     made = Ground(faults_lab, Place(bucket, moto_server), moto_server.environment())
     request.node.stash[GROUND] = made
-    return made
+    yield made
+    faults_lab.end_all()
 
 
 @pytest.fixture

@@ -109,6 +109,7 @@ class Lab:
         self._folder = folder
         self._references: dict[Any, dict[str, list[str]]] = {}
         self._codecs: dict[str, Any] = {}
+        self._started: list[Running] = []
 
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], sabotage: Sabotage | None = None
@@ -127,7 +128,15 @@ class Lab:
         assert self._zygote.stdout is not None
         self._zygote.stdin.write(json.dumps(request) + "\n")
         self._zygote.stdin.flush()
-        return Running(json.loads(self._zygote.stdout.readline())["pid"], folder)
+        self._started.append(Running(json.loads(self._zygote.stdout.readline())["pid"], folder))
+        return self._started[-1]
+
+    def end_all(self) -> None:
+        """Kill what a row that failed left running."""
+        for running in self._started:
+            if not running.has_ended:
+                kill(session(running.pid))
+        self._started.clear()
 
     def ids(self, waveform: np.ndarray, codec: str = CODEC) -> Ids:
         """The ids of a clip at the codec's rate that is encoded alone."""
