@@ -15,7 +15,7 @@ from pipeline.containers_mp3 import is_mp3, with_length
 from pipeline.errors import RefusedError
 from pipeline.layout import TOKEN_FOLDERS, OutputPlace, parse_commit_path, parse_token_path, token_path
 from pipeline.records import CommitRecord
-from tests.fuzz import audio, configs, inputs, records, tars
+from tests.fuzz import audio, configs, decoding, inputs, records, tars
 from tests.fuzz.bounds import bounded
 from tests.fuzz.config_oracle import check_config, check_input
 from tests.fuzz.tar_oracle import check_shard
@@ -52,6 +52,11 @@ def containers(file: audio.File) -> None:
     if is_mp3(file.audio):
         assert with_length(mended) == mended
     COUNTS[f"containers {file.container} " + ("whole" if missing is None else "not whole")] += 1
+
+
+@given(decoding.damaged())
+def sound(audio_file: bytes) -> None:
+    COUNTS["sound " + decoding.check_audio(audio_file)] += 1
 
 
 @given(records.contents)
@@ -104,5 +109,5 @@ def names(path: str, folder: str) -> None:
 
 Target = Callable[[], None]
 TARGETS: dict[str, Target] = {
-    target.__name__: target for target in (shards, config, listing, containers, record, names)
+    target.__name__: target for target in (shards, config, listing, containers, sound, record, names)
 }
