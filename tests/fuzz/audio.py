@@ -108,7 +108,7 @@ def files(draw: st.DrawFn) -> File:
     """A file, cut or damaged in one of three."""
     container = draw(st.sampled_from(sorted(whole)))
     audio = bytearray(draw(whole[container]))
-    damage = draw(st.sampled_from(["none", "none", "none", "none", "cut", "flip", "other"]))
+    damage = draw(st.sampled_from(["none", "none", "none", "none", "cut", "cut", "flip", "other"]))
     if damage == "cut":
         del audio[draw(st.integers(0, len(audio))) :]
     elif damage == "flip" and audio:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.fuzz.targets import COUNTS, TARGETS
 
@@ -11,7 +11,7 @@ EXAMPLES = {
     "shards": 100,
     "config": 200,
     "listing": 250,
-    "containers": 250,
+    "containers": 400,
     "sound": 100,
     "record": 200,
     "names": 200,
@@ -35,6 +35,7 @@ def test_no_input_breaks_a_promise(name: str) -> None:
     profile = settings(
         max_examples=EXAMPLES[name],
         derandomize=True,
+        phases=[Phase.generate, Phase.shrink],
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
