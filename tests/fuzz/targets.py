@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -69,7 +70,8 @@ def record(changed: tuple[type[CommitRecord], bytes]) -> None:
     except RefusedError as error:
         refusal = str(error)
     else:
-        assert kind.from_bytes(found.to_bytes(), "again") == found
+        if not re.search(rb"NaN|Infinity", content):  # no JSON, though parsers take them
+            assert kind.from_bytes(found.to_bytes(), "again") == found
         refusal = ""
     assert len(refusal) < 100_000
     COUNTS["record " + ("refused" if refusal else "taken")] += 1
