@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -70,8 +69,9 @@ def record(changed: tuple[type[CommitRecord], bytes]) -> None:
     except RefusedError as error:
         refusal = str(error)
     else:
-        if not re.search(rb"NaN|Infinity", content):  # no JSON, though parsers take them
-            assert kind.from_bytes(found.to_bytes(), "again") == found
+        again = found.to_bytes()
+        if b"null" not in again:  # as which infinity is written, which JSON has no number for
+            assert kind.from_bytes(again, "again") == found
         refusal = ""
     assert len(refusal) < 100_000
     COUNTS["record " + ("refused" if refusal else "taken")] += 1
