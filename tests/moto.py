@@ -14,6 +14,9 @@ from typing import Any
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
 
+ORDER_HEADER = "x-store-order"
+"""Of each answer: the how-manieth request was done; what histories are judged by."""
+
 
 class OneAtATime:
     """A WSGI application whose requests are received side by side, since a client may stall, and done one by one."""
@@ -21,12 +24,19 @@ class OneAtATime:
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self._application = application
         self._lock = threading.Lock()
+        self._num_done = 0
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if not environ.get("wsgi.input_terminated"):  # else it comes in chunks, and ends by itself
             environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
         with self._lock:
-            return list(self._application(environ, start_response))
+            self._num_done += 1
+            order = (ORDER_HEADER, str(self._num_done))
+
+            def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+                return start_response(status, [*headers, order], *more)
+
+            return list(self._application(environ, start))
 
 
 if __name__ == "__main__":

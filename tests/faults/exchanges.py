@@ -29,8 +29,9 @@ class Request:
 class Exchange:
     """What became of a request. Times are of `time.monotonic`; what has not happened is None.
 
-    `store_status` is None when the store never saw it, `client_status` when the client got no status. `etag` is the
-    store's, without quotes. Headers that prove who asks are left out.
+    `store_status` is None when the store never saw it, `client_status` when the client got no status. `store_order` is
+    its place among all that the store did, where that tells; `etag` the store's, without quotes. Headers that prove who
+    asks are left out.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Exchange:
     started_s: float
     fault: str | None = None
     store_status: int | None = None
+    store_order: int | None = None
     etag: str | None = None
     client_status: int | None = None
     ended_s: float | None = None

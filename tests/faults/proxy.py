@@ -41,6 +41,9 @@ from tests.faults.exchanges import (
 )
 from tests.servers import S3Server
 
+ORDER_HEADER = "x-store-order"
+"""See `tests/moto.py`, which is not imported here: it takes two seconds."""
+
 _LIMIT_S = 60.0
 _POLL_S = 0.02
 _OF_A_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
@@ -261,7 +264,13 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.upstream.getresponse()
         body = answer.read()
         etag = answer.getheader("ETag")
-        self.proxy.note(request.number, store_status=answer.status, etag=etag.strip('"') if etag else None)
+        order = answer.getheader(ORDER_HEADER)
+        self.proxy.note(
+            request.number,
+            store_status=answer.status,
+            store_order=int(order) if order else None,
+            etag=etag.strip('"') if etag else None,
+        )
         headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in _OF_A_HOP]
         length = answer.getheader("Content-Length") if request.method == "HEAD" else str(len(body))
         if length is not None and answer.status != 204:
