@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults fuzz check clean
+.PHONY: help install demo test faults fuzz chaos check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -24,6 +24,10 @@ faults: $(INSTALLED)  ## the fault matrix with its heavy rows, and its table
 FUZZ_S ?= 300
 fuzz: $(INSTALLED)  ## all that reads what others wrote, with fresh inputs for FUZZ_S seconds
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
+
+CHAOS_S ?= 900
+chaos: $(INSTALLED)  ## many faults at once for CHAOS_S seconds, judged by the store's history; CHAOS_SEED=N draws the same again
+	$(BIN)/python -m tests.chaos --seconds $(CHAOS_S) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 check: $(INSTALLED)  ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -36,6 +36,9 @@ FLAGS = (
     "--set=storage.read_timeout_s=1.5",
 )
 
+HIT_S_MAX = 60.0
+"""Past its time, for a run that was not yet hit by every kind of fault."""
+
 EXIT_CODES = {0, 1, 2, 3, -signal.SIGKILL}
 """Of a command amid the faults: 2 where the store failed before there was anything to report, or inputs had changed."""
 
@@ -65,7 +68,7 @@ class Director:
     _commands: list[Command] = field(default_factory=list)
 
     def direct(self, seconds: float) -> None:
-        """Do things until the time is up, then let the faults stop."""
+        """Do things until the time is up and each kind of fault has hit something; then let the faults stop."""
         self._put_input(new=True)
         self._put_input(new=True)
         deeds: dict[Callable[[], None], float] = {
@@ -82,11 +85,16 @@ class Director:
         }
         end_s = time.monotonic() + seconds
         self._start()
-        while time.monotonic() < end_s:
+        self._turn("everything")
+        while time.monotonic() < end_s or not self._has_hit():
+            assert time.monotonic() < end_s + HIT_S_MAX, f"not hit by all faults: {self.counts}"
             self._tend()
             self.rng.choices(list(deeds), list(deeds.values()))[0]()
             time.sleep(self.rng.uniform(0.05, 0.6))
         self._turn("calm")
+
+    def _has_hit(self) -> bool:
+        return self.weather.num_faults > 0 and all(self.counts[name] for name in ("SIGKILL", "SIGSTOP"))
 
     def conclude(self) -> None:
         """A clean run while the zombies sleep, and another when they have had their say: both must be complete."""

@@ -37,6 +37,7 @@ class Weather:
         self._rng = random.Random(seed)
         self._share, self._faults = PHASES["calm"]
         self.records: dict[int, bytes] = {}
+        self.num_faults = 0
 
     def turn(self, phase: str) -> None:
         """Another phase."""
@@ -47,4 +48,5 @@ class Weather:
             self.records[request.number] = request.body
         if self._rng.random() >= self._share:
             return None
+        self.num_faults += 1
         return FAULTS[self._rng.choice(self._faults)]()
