@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, Self
+import reprlib
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from pipeline.config import FORMAT_VERSION
 from pipeline.errors import FailureKind, OtherJobError, RefusedError, ReplicaLostError
@@ -15,8 +16,11 @@ RECORD_BYTES_MAX = 16 << 20
 """No record is larger; a larger object under a record's name is not ours."""
 
 
+FAULTS_SHOWN_MAX = 8
+
+
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     format_version: int = FORMAT_VERSION
 
@@ -29,22 +33,23 @@ class _Record(BaseModel):
         """Parse and check; raises `RefusedError` naming what is wrong with the object at `uri`."""
         try:
             version = json.loads(content).get("format_version")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             raise RefusedError(f"{uri} is no {cls.__name__}: not a JSON object; was it written by voxmill?") from None
         if version != FORMAT_VERSION:
             raise OtherJobError(
-                f"{uri} has format version {version!r}, this voxmill reads {FORMAT_VERSION}; "
+                f"{uri} has format version {reprlib.repr(version)}, this voxmill reads {FORMAT_VERSION}; "
                 "use the voxmill that wrote it, or another output place"
             )
         try:
             return cls.model_validate_json(content)
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
+            found = error.errors(include_input=False, include_url=False)[:FAULTS_SHOWN_MAX]
+            faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in found)
             raise RefusedError(f"{uri} is no {cls.__name__}: {faults}") from None
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class CodecRecord(_Part):
@@ -110,7 +115,7 @@ class CommitRecord(_Record):
     fingerprint: str
     input: InputRecord
     attempt: str
-    objects: tuple[ObjectRecord, ...]
+    objects: Annotated[tuple[ObjectRecord, ...], FailFast()]
     counts: Counts
     num_halved_batches: int = Field(
         0, description="batches that were halved for memory: another plan than the config's"
