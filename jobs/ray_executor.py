@@ -25,7 +25,7 @@ from jobs.executor import Alive, Ended, Event, ReplicaDown, ReplicaUp
 from jobs.replica import Failure, Mark, Replica, ReplicaSetup
 from pipeline.commit import Committed
 from pipeline.config import Device, JobConfig
-from pipeline.errors import ConfigError, RefusedError, ReplicaLostError
+from pipeline.errors import ConfigError, InfraError, RefusedError, ReplicaLostError
 from pipeline.types import Task
 
 CONNECT_S_MAX = 10.0
@@ -245,11 +245,17 @@ def _connect(config: JobConfig) -> bool:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
     is_own = not address or address == "local"
-    if not is_own:
-        _join(str(address))
-    else:
-        _start_ray(config)
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself, and the run would no longer drain
+    try:
+        if not is_own:
+            _join(str(address))
+        else:
+            _start_ray(config)
+    except SystemExit as leaving:  # what Ray makes of a SIGTERM while it starts
+        if leaving.code != signal.SIGTERM:
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself, and the run would no longer drain
     return is_own
 
 
@@ -285,14 +291,19 @@ def _start_ray(config: JobConfig) -> None:
     cpus = float(os.cpu_count() or 1)
     if config.replicas != "auto":
         cpus = max(cpus, config.replicas * config.ray.cpus_per_replica)  # asked for by number: all get a place
-    ray.init(
-        address="local",
-        num_cpus=floor(cpus + 0.999),
-        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=floor(cpus + 0.999),
+            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # Ray raises bare ones when its processes do not come up in time
+        raise InfraError(
+            f"a Ray of our own did not start ({_first_line(error)}); run the same command again"
+        ) from error
 
 
 def _nodes() -> list[dict[str, float]]:
