@@ -30,7 +30,11 @@ def main() -> int:
     say(f"seed {seed}")
     num_walks, until_s = 0, time.monotonic() + WALKS_SHARE * arguments.seconds
     while time.monotonic() < until_s:
-        walk(random.Random(seed + num_walks))
+        try:
+            walk(random.Random(seed + num_walks))
+        except AssertionError:
+            say(f"VIOLATED: by the interleaving of seed {seed + num_walks}")
+            raise
         num_walks += 1
     say(f"{num_walks} random interleavings")
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))

@@ -40,7 +40,7 @@ HIT_S_MAX = 60.0
 """Past its time, for a run that was not yet hit by every kind of fault."""
 
 EXIT_CODES = {0, 1, 2, 3, -signal.SIGKILL}
-"""Of a command amid the faults: 2 where the store failed before there was anything to report, or inputs had changed."""
+"""Of a run amid the faults: 2 where inputs had changed, or there was nothing yet to read."""
 
 
 @dataclass
@@ -112,7 +112,7 @@ class Director:
             kill(session(command.running.pid))
 
     def _start(self) -> None:
-        drivers = [command for command in self._commands if command.wakes_s is None and command.name != "look"]
+        drivers = [command for command in self._commands if command.wakes_s is None and command.name.endswith("run")]
         if len(drivers) >= DRIVERS_MAX:
             return
         ray = self.with_ray and self.rng.random() < 0.15 and not any(c.name == "ray run" for c in self._commands)
@@ -193,7 +193,8 @@ class Director:
     def _judge_end(self, command: Command, ended: Ended) -> None:
         self.counts[f"{command.name} ended with {ended.exit_code}"] += 1
         last = ended.stderr.strip().rsplit("\n", 1)[-1]
-        if ended.exit_code not in EXIT_CODES:
+        is_look = not command.name.endswith("run")  # these leave SIGTERM to the system
+        if ended.exit_code not in EXIT_CODES and not (is_look and ended.exit_code == -signal.SIGTERM):
             self.faulty.append(f"{command.name} ended with {ended.exit_code}: {last}")
         if "Traceback" in ended.stderr and ended.exit_code != -signal.SIGKILL:
             self.faulty.append(f"{command.name} ended with {ended.exit_code} and a traceback:\n{ended.stderr[-3000:]}")
