@@ -84,7 +84,7 @@ class Director:
             lambda: self._turn(self.rng.choice(list(PHASES))): 1.0,
         }
         end_s = time.monotonic() + seconds
-        self._start()
+        self._start(ray=self.with_ray)
         self._turn("everything")
         while time.monotonic() < end_s or not self._has_hit():
             assert time.monotonic() < end_s + HIT_S_MAX, f"not hit by all faults: {self.counts}"
@@ -111,11 +111,11 @@ class Director:
         for command in self._commands:
             kill(session(command.running.pid))
 
-    def _start(self) -> None:
+    def _start(self, *, ray: bool = False) -> None:
         drivers = [command for command in self._commands if command.wakes_s is None and command.name.endswith("run")]
         if len(drivers) >= DRIVERS_MAX:
             return
-        ray = self.with_ray and self.rng.random() < 0.15 and not any(c.name == "ray run" for c in self._commands)
+        ray |= self.with_ray and self.rng.random() < 0.15 and not any(c.name == "ray run" for c in self._commands)
         flags = ["--executor=ray", "--replicas=2", "--set=ray.cpus_per_replica=0"] if ray else ["--executor=inline"]
         if self.rng.random() < 0.7:
             flags.append("--redo-changed")

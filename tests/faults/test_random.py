@@ -16,14 +16,15 @@ HOW = (
 @row("random", "chaos for some seconds", HOW)
 @pytest.mark.timeout(300)
 def test_chaos(faults_lab, moto_server, tmp_path):
-    run_chaos(faults_lab, moto_server, tmp_path, seconds=2.0, seed=5)
+    run_chaos(faults_lab, moto_server, tmp_path, seconds=2.0, seed=6)
 
 
-@row("random", "chaos for a minute", f"{HOW}; one run of two replicas on Ray among them", heavy=True)
+@row("random", "chaos for a minute", f"{HOW}; the first driver has two replicas on Ray", heavy=True)
 @pytest.mark.timeout(600)
 def test_longer_chaos(faults_lab, moto_server, tmp_path):
     counts = run_chaos(faults_lab, moto_server, tmp_path, seconds=60.0, seed=6, with_ray=True)
     assert counts["gc started"]
+    assert counts["ray run started"]
 
 
 def run_chaos(lab, server, folder, *, seconds, seed, with_ray=False):
