@@ -130,7 +130,9 @@ class RunningConfig(_Group):
     replica_deaths_max: int = Field(3, ge=1, le=100, description="a shard that killed so many replicas is failed")
     retry_backoff_s: float = Field(1.0, gt=0, le=600)
     retry_backoff_s_max: float = Field(60.0, gt=0, le=3600)
-    drain_s: float = Field(30.0, ge=0, le=86400, description="time for shards under way after the first Ctrl-C")
+    drain_s: float = Field(
+        20.0, ge=0, le=86400, description="for shards under way after the first signal; clusters grant 30 s as a rule"
+    )
     tick_s: float = Field(0.5, gt=0, le=60)
     replica_start_s_max: float = Field(600.0, gt=0, le=86400, description="for a replica to load its codec")
     replica_starts_max: int = Field(5, ge=1, le=1000, description="starts in a row that may fail before the run stops")
