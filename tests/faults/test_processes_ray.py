@@ -250,7 +250,7 @@ def test_sigterm(ground):
     wait_for(lambda: num_commits(ground), "a commit", RUN_S_MAX)
     os.kill(running.pid, signal.SIGTERM)
     ended = running.wait(RUN_S_MAX)
-    ground.check(ended, exit_code=3, may_miss=True, says=["stopping: shards under way have 30 s"])
+    ground.check(ended, exit_code=3, may_miss=True, says=["stopping: shards under way have 20 s"])
     wait_for(lambda: not session(running.pid), "all processes of the run gone", RUN_S_MAX)
     assert ended.report["num_committed_now"] < 5
     ground.check(ground.run(*ALONE, limit_s=RUN_S_MAX))
