@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
@@ -23,7 +24,10 @@ def entry() -> NoReturn:
     Not by way of the interpreter's own end: a native thread that is still busy then (a shard left behind by a second
     Ctrl-C, a reader of Arrow's) aborts the process, and the exit code is lost.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, where no run has its own way with it
     code = main()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the outcome stands
     if (ray := sys.modules.get("ray")) is not None:
         ray.shutdown()
     for stream in (sys.stdout, sys.stderr):
@@ -92,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_status(commands)
     _add_verify(commands)
+    _add_redo(commands)
     _add_gc(commands)
     _add_doctor(commands)
     return parser
@@ -252,6 +257,21 @@ def _add_verify(commands: Any) -> None:
         commands, "verify", run, "read every object again: size, sha256, counts, ids, frames, keys; list orphans"
     )
     parser.add_argument("output")
+    parser.add_argument("--json", action="store_true")
+
+
+def _add_redo(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        from jobs.options import storage_settings
+        from jobs.redo import redo
+
+        _emit(redo(arguments.output, arguments.shard_id, *storage_settings()), arguments.json)
+        return 0
+
+    parser = _command(commands, "redo", run, "take committed shards back, so that the next run does them anew")
+    parser.epilog = "exit codes: 0 done, 1 the store failed on the way, 2 no job or no such commit there"
+    parser.add_argument("output")
+    parser.add_argument("shard_id", nargs="+", help="as the names in commits/, without .json")
     parser.add_argument("--json", action="store_true")
 
 

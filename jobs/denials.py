@@ -19,11 +19,13 @@ class Denials:
         self._config = config
         self._rng = rng
         self._num = 0
+        self.last = ""
         self._since_s = self._last_s = self._until_s = 0.0
 
-    def note(self, now_s: float) -> None:
+    def note(self, now_s: float, message: str) -> None:
         """Another attempt was denied."""
         self._num += 1
+        self.last = message
         if self._num == 1:
             self._since_s = now_s
         self._last_s = now_s

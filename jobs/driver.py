@@ -141,12 +141,13 @@ class Driver:
                     )
                 if now_s >= drain_until_s or not self._ledger.counts[ShardState.LEASED]:
                     return
-            elif self._denials.lasted and not self._ledger.counts[ShardState.LEASED]:
-                self._display.say(
-                    f"stopping: the store denied access to every attempt of {self._running.denied_s_max:g} s "
-                    "(running.denied_s_max); renew the credentials"
-                )
-                return
+            elif self._denials.lasted:
+                if not self._ledger.counts[ShardState.LEASED]:
+                    self._display.say(
+                        f"stopping: the store denied access to every attempt of {self._running.denied_s_max:g} s "
+                        f"(running.denied_s_max); renew the credentials; the last one: {self._denials.last}"
+                    )
+                    return
             elif not self._denials.hold(now_s):
                 self._hand_out(now_s)
             for event in self._executor.poll(self._running.tick_s):
@@ -203,7 +204,7 @@ class Driver:
     def _settle(self, task: Task, outcome: Committed | Failure, now_s: float) -> None:
         shard = task.shard
         if isinstance(outcome, Failure) and outcome.error == StoreDeniedError.__name__:
-            self._denials.note(now_s)
+            self._denials.note(now_s, outcome.message)
         else:
             self._denials.clear()
         if isinstance(outcome, Failure):

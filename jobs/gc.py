@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.commit import close_term, find_commit
 from pipeline.config import RetryConfig, StorageConfig
-from pipeline.errors import RefusedError
+from pipeline.errors import RefusedError, UnsafeStoreError
 from pipeline.job import read_job
 from pipeline.layout import OutputPlace, output_place
 from pipeline.manifest import fold_commits
@@ -83,7 +83,7 @@ def collect_garbage(
     store = Stores(storage, retry)(place.base)
     job = read_job(store, place)
     if not dry_run:
-        probe_put_if_absent(store, place.base)
+        _check_fences_hold(store, place)
     report = GcReport(place.base, dry_run, grace_s)
     oldest_s = clock() - grace_s
     manifest = fold_commits(store, place, job.fingerprint)
@@ -97,6 +97,16 @@ def collect_garbage(
             if not dry_run:
                 store.delete(info.uri)
     return report
+
+
+def _check_fences_hold(store: Store, place: OutputPlace) -> None:
+    try:
+        probe_put_if_absent(store, place.base)
+    except UnsafeStoreError as error:
+        raise UnsafeStoreError(
+            f"the store of {place.base} ignores put-if-absent, so no fence would hold an attempt that still sleeps; "
+            "nothing was removed: delete what `voxmill verify` calls orphans while no run is alive"
+        ) from error
 
 
 def _without_probes(listed: Iterable[ObjectInfo], place: OutputPlace, probes: list[ObjectInfo]) -> Iterator[ObjectInfo]:

@@ -11,8 +11,8 @@ import yaml
 from pipeline.config import JobConfig, RetryConfig, StorageConfig, load_config, without_credentials
 from pipeline.errors import ConfigError
 
-JOB_FILE_BYTES_MAX = 1 << 20
-"""Of a job.yaml: a larger file is something else."""
+JOB_FILE_BYTES_MAX = 8 << 20
+"""Of a job.yaml: a larger file is something else, and PyYAML takes a second for each megabyte."""
 
 DEPTH_MAX = 16
 """Of lists and mappings in one another, as deep as a config may go and further; PyYAML's time grows with its square."""
@@ -63,7 +63,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(JOB_FILE_BYTES_MAX + 1)
         if len(content) > JOB_FILE_BYTES_MAX:
-            raise ConfigError(f"{path} has more than {JOB_FILE_BYTES_MAX} bytes; give a job.yaml, or flags alone")
+            raise ConfigError(
+                f"{path} has more than {JOB_FILE_BYTES_MAX} bytes; many inputs go into a file of their own: @list.txt"
+            )
         values = _plain_values(content.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); give a job.yaml, or flags alone") from None

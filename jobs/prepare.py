@@ -160,7 +160,7 @@ def _without_changed(
     config: JobConfig, store: Store, place: OutputPlace, listing: Listing, manifest: Manifest
 ) -> Manifest:
     """Refuse inputs that changed after their commit, or with `redo_changed` take back their commits."""
-    changed = []
+    changed: list[tuple[Shard, str]] = []
     for shard in listing.shards:
         row = manifest.rows.get(shard.shard_id)
         if row is not None and row.record.input.etag != shard.etag:
@@ -168,16 +168,16 @@ def _without_changed(
             if record is not None and record.input.etag == shard.etag:
                 manifest.rows[shard.shard_id] = ManifestRow(record, commit_etag="")
             else:
-                changed.append(shard)
+                changed.append((shard, record.attempt if record is not None else ""))
     if changed and not config.redo_changed:
         raise RefusedError(
-            f"{len(changed)} committed inputs have changed since: {_some([shard.uri for shard in changed])}; "
+            f"{len(changed)} committed inputs have changed since: {_some([shard.uri for shard, _ in changed])}; "
             "put the old objects back, or tokenize the new ones with --redo-changed"
         )
-    for shard in changed:
-        # Another driver may have redone it meanwhile: only the commit of the old version is taken back.
+    for shard, attempt in changed:
+        # Another driver may have redone it meanwhile: only the commit that was judged is taken back.
         standing = find_standing(store, place, shard.shard_id)
-        if standing.record is not None and standing.record.input.etag != shard.etag:
+        if standing.record is not None and standing.record.attempt == attempt:
             take_back(store, place, standing)
         del manifest.rows[shard.shard_id]
     return manifest

@@ -52,7 +52,7 @@ class VerifyReport:
             f"{self.num_rows} rows, {self.num_frames} frames read again in {self.output}"
         ]
         if not self.sound:
-            lines.append("to mend a shard, delete its record in commits/ and run the job again: only it is done anew")
+            lines.append(f"to mend shards: voxmill redo {self.output} SHARD_ID ..., then run the job again")
         for name, found in (("fault", self.faults), ("orphan", self.orphans), ("stray", self.strays)):
             lines += [f"{name}: {line}" for line in found[:LINES_MAX]]
             if len(found) > LINES_MAX:

@@ -72,11 +72,31 @@ def find_commit(store: Store, place: OutputPlace, shard_id: str) -> CommitRecord
 
 
 def list_commits(store: Store, place: OutputPlace) -> Iterator[CommitEntry]:
-    """Every commit by its name alone; fences are left out."""
+    """Every commit by its name alone; fences are left out.
+
+    Raises `RefusedError`, at the end, when a commit stands behind a term without a record: somebody removed a fence,
+    and a second commit could stand before it.
+    """
+    later: list[tuple[str, int]] = []
+    fences: set[tuple[str, int]] = set()
     for info in store.list(place.commits):
         owner = parse_commit_path(place.path(info.uri))
-        if owner is not None and info.size_bytes != len(FENCE):
-            yield CommitEntry(*owner, info.etag)
+        if owner is None:
+            continue
+        if info.size_bytes == len(FENCE):
+            fences.add(owner)
+            continue
+        if owner[1]:
+            later.append(owner)
+        yield CommitEntry(*owner, info.etag)
+    gaps = [(shard_id, term) for shard_id, last in later for term in range(last) if (shard_id, term) not in fences]
+    gaps = [gap for gap in gaps if _read_term(store, place, *gap) is None]  # a listing of a folder may miss new names
+    if gaps:
+        raise RefusedError(
+            f"{len(gaps)} fences before commits were removed, the first {place.commit(*gaps[0])}: put it back (its "
+            f"content is {FENCE.decode().strip()!r} and a line end) while no run is alive; to do shards anew use "
+            "voxmill redo"
+        )
 
 
 def put_objects(

@@ -22,6 +22,9 @@ from pipeline.errors import ConfigError
 FORMAT_VERSION = 1
 """Of the output place: raised when a reader of the old one could misread the new one."""
 
+TOKENS_VERSION = 2
+"""Of how tokens and rejects are made: raised when the same settings give others, so that no output mixes two."""
+
 TOKENS: dict[str, Any] = {"decides_tokens": True}
 
 MESSAGE_CHARS_MAX = 1000
@@ -366,6 +369,7 @@ def fingerprint_parts(config: JobConfig, codec: CodecInfo, device: Device) -> di
         {
             "num_acoustic_codebooks": num_codebooks if "acoustic" in config.streams else 0,
             "format_version": FORMAT_VERSION,
+            "tokens_version": TOKENS_VERSION,
             "codec.name": codec.name,
             "codec.checkpoint_hash": codec.checkpoint_hash,
             "codec.sample_rate_hz": codec.sample_rate_hz,

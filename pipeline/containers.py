@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from pipeline.containers_mp3 import is_mp3, missing_in_mp3, with_length
+from pipeline.containers_mp3 import after_id3, is_mp3, missing_in_mp3, with_length
 
 _OPEN_SIZE_MIN: Final = 0x7FFF0000
 """RIFF sizes from here up come from programs that wrote to a pipe (sox 0x7ffff000, ffmpeg 0xffffffff)."""
@@ -41,7 +41,8 @@ def with_sound_header(audio: bytes) -> bytes:
     if audio[:4] == b"RIFF":
         return _with_open_size(audio)
     if flac_length(audio) is not None:
-        return audio[:_FLAC_LENGTH_AT] + _flac_length_field(audio, 0) + audio[_FLAC_LENGTH_AT + 8 :]
+        at = after_id3(audio, 0) + _FLAC_LENGTH_AT
+        return audio[:at] + _flac_length_field(audio[at : at + 8], 0) + audio[at + 8 :]
     return with_length(audio) if is_mp3(audio) else audio
 
 
@@ -51,15 +52,16 @@ def flac_length(audio: bytes) -> int | None:
     libsndfile reads no further than this, so a file that says too little would lose its end without an error: it is
     shown a header that leaves the length open (`with_sound_header`), and whoever reads counts.
     """
-    if audio[:4] != b"fLaC" or len(audio) < _FLAC_LENGTH_AT + 8 or audio[4] & 0x7F:
+    start = after_id3(audio, 0)  # some taggers put MP3's tags in front
+    head = audio[start : start + _FLAC_LENGTH_AT + 8]
+    if head[:4] != b"fLaC" or len(head) < _FLAC_LENGTH_AT + 8 or head[4] & 0x7F:
         return None
-    field = int.from_bytes(audio[_FLAC_LENGTH_AT : _FLAC_LENGTH_AT + 8], "big")
-    return field % (1 << _FLAC_LENGTH_BITS) or None
+    return int.from_bytes(head[_FLAC_LENGTH_AT:], "big") % (1 << _FLAC_LENGTH_BITS) or None
 
 
-def _flac_length_field(audio: bytes, num_samples: int) -> bytes:
-    field = int.from_bytes(audio[_FLAC_LENGTH_AT : _FLAC_LENGTH_AT + 8], "big")
-    return (field >> _FLAC_LENGTH_BITS << _FLAC_LENGTH_BITS | num_samples).to_bytes(8, "big")
+def _flac_length_field(field: bytes, num_samples: int) -> bytes:
+    others = int.from_bytes(field, "big") >> _FLAC_LENGTH_BITS << _FLAC_LENGTH_BITS
+    return (others | num_samples).to_bytes(8, "big")
 
 
 def _with_open_size(audio: bytes) -> bytes:
@@ -128,7 +130,7 @@ def _missing_in_nist(audio: bytes) -> str | None:
 
 def _missing_in_flac(audio: bytes) -> str | None:
     """A second file joined on. Cuts are no matter here: the decoder itself fails at them, and counts what came out."""
-    second = audio.find(_FLAC_START, 4)
+    second = audio.find(_FLAC_START, after_id3(audio, 0) + 4)
     return (
         f"a second FLAC stream is joined on at byte {second}, and only the first would be read" if second > 0 else None
     )

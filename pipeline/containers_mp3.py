@@ -44,7 +44,7 @@ class Mp3Frames:
 
 def walk_mp3(audio: bytes) -> Mp3Frames | None:
     """The frames of an MP3 file, None where there are none; bytes between frames (tags, junk) are passed over."""
-    first = _next_frame(audio, _after_id3(audio, 0), None)
+    first = _next_frame(audio, after_id3(audio, 0), None)
     if first is None:
         return None
     head = _parse_frame(audio, first)
@@ -59,14 +59,14 @@ def walk_mp3(audio: bytes) -> Mp3Frames | None:
                 return Mp3Frames(first, num_frames, cut_at=position)
             num_frames += 1
             position = end
-        next_position = _next_frame(audio, _after_id3(audio, position), head.kind)
+        next_position = _next_frame(audio, after_id3(audio, position), head.kind)
     is_cut = len(audio) - end < 4 and audio[end : end + 1] == b"\xff"
     return Mp3Frames(first, num_frames, cut_at=end if is_cut else None)
 
 
 def is_mp3(audio: bytes) -> bool:
     """Whether libsndfile takes the file for MP3: a frame at its start or right after its ID3v2 tags."""
-    return _parse_frame(audio, _after_id3(audio, 0)) is not None
+    return _parse_frame(audio, after_id3(audio, 0)) is not None
 
 
 def missing_in_mp3(audio: bytes) -> str | None:
@@ -124,7 +124,7 @@ def _is_length_header(audio: bytes, frame: _Frame, position: int) -> bool:
     return audio[frame.xing_at : frame.xing_at + 4] in (b"Xing", b"Info") or audio[vbri_at : vbri_at + 4] == b"VBRI"
 
 
-def _after_id3(audio: bytes, position: int) -> int:
+def after_id3(audio: bytes, position: int) -> int:
     """The offset after the ID3v2 tags at `position`."""
     while audio[position : position + 3] == b"ID3" and len(audio) >= position + 10:
         size = 0

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from pipeline.config import ReadingConfig
-from pipeline.errors import StoreUnavailableError
+from pipeline.errors import DataError, StoreUnavailableError
 from pipeline.storage import Store
 from pipeline.types import Shard
 
@@ -68,19 +68,30 @@ class RangeStream:
     def check(self) -> None:
         """Compare what was given out, which must be all, with the MD5 that the store has of it, if it has one.
 
-        Raises `StoreUnavailableError` where they differ: ranged reads bear no checksum, so a byte that was damaged on
-        its way, or in a cache, would be taken for audio.
+        Ranged reads bear no checksum, so a byte that was damaged on its way, or in a cache, would be taken for audio.
+        Raises `StoreUnavailableError` where they differ, `DataError` where they do again when all is read once more.
         """
         assert self._next_start == self._shard.size_bytes
         assert not self._pending
         found = self._md5.hexdigest() if self._md5 else self._shard.etag
         if found != self._shard.etag:
             stored = self._store.md5(self._shard.uri, etag=self._shard.etag)
-            if stored not in (None, found):
-                raise StoreUnavailableError(
-                    f"{self._shard.uri}: was damaged on its way: MD5 {found}, in the store {stored}; should this "
-                    "store's ETags be no MD5s, set reading.check_md5=false"
+            if stored in (None, found):
+                return
+            if self._md5_again() == found:
+                raise DataError(
+                    f"{self._shard.uri}: read twice with the MD5 {found}, but the store says {stored}: the object or a "
+                    "cache before it is damaged, or this store's ETags are no MD5s (then set reading.check_md5=false)"
                 )
+            raise StoreUnavailableError(
+                f"{self._shard.uri}: was damaged on its way: MD5 {found}, in the store {stored}"
+            )
+
+    def _md5_again(self) -> str:
+        again = hashlib.md5(usedforsecurity=False)
+        for start in range(0, self._shard.size_bytes, self._range_bytes):
+            again.update(self._read_range(start, min(start + self._range_bytes, self._shard.size_bytes)))
+        return again.hexdigest()
 
     def _take(self, num_bytes_max: int) -> memoryview:
         if not self._block:

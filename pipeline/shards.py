@@ -131,30 +131,47 @@ def _unbraced(given: str) -> list[str]:
 
 
 def _check_braces(given: str) -> None:
-    """Refuse braces that stand for too many names, ahead of braceexpand, which holds all that is nested at once.
-
-    A brace that is open has the names of its alternatives so far, those of the one being read, and where it began.
-    """
-    opened = [(0, 1, 0)]
+    """Refuse braces that stand for too many names, ahead of braceexpand, which holds all that is nested at once."""
+    opened = [_Brace(0)]
     position = 0
     while position < len(given):
-        num_before, num_names, start = opened[-1]
+        brace = opened[-1]
         match given[position]:
-            case "\\":
-                position += 1
             case "{":
-                opened.append((0, 1, position + 1))
+                opened.append(_Brace(position + 1))
                 if len(opened) > BRACES_DEPTH_MAX:
                     raise ValueError(f"its braces are nested more than {BRACES_DEPTH_MAX} deep")
             case "," if len(opened) > 1:
-                opened[-1] = (num_before + num_names, 1, start)
+                brace.end_alternative()
             case "}" if len(opened) > 1:
-                opened.pop()
-                num_inside = _num_in_range(given[start:position]) or num_before + num_names
-                num_before, num_names, start = opened[-1]
-                opened[-1] = (num_before, num_names * num_inside, start)
-                _check_entries(num_names * num_inside, len(given))
+                brace.end_alternative()
+                inside = opened.pop()
+                opened[-1].num_names *= _num_in_range(given[inside.start : position]) or inside.num_before
+                opened[-1].num_chars += inside.num_chars_max
+                _check_entries(opened[-1].num_names, opened[-1].num_chars)
+            case "\\":
+                position += 1
+                brace.num_chars += 1
+            case _:
+                brace.num_chars += 1
         position += 1
+    _check_entries(opened[0].num_names, opened[0].num_chars)
+
+
+@dataclass
+class _Brace:
+    """An open brace: where it began, its alternatives so far, and of the one being read how many and how long."""
+
+    start: int
+    num_before: int = 0
+    num_chars_max: int = 0
+    num_names: int = 1
+    num_chars: int = 0
+
+    def end_alternative(self) -> None:
+        self.num_before += self.num_names
+        self.num_chars_max = max(self.num_chars_max, self.num_chars)
+        self.num_names, self.num_chars = 1, 0
 
 
 def _num_in_range(text: str) -> int:

@@ -163,7 +163,7 @@ class LocalStore:
             for name in names:
                 if name.startswith(TEMPORARY_PREFIX):
                     path = Path(folder, name)
-                    with suppress(FileNotFoundError), _translated("list", path):  # renamed or deleted just now
+                    with _translated("list", path), suppress(FileNotFoundError):  # renamed or deleted just now
                         yield PartialObject(str(path), path.stat().st_mtime)
 
     def drop_partial(self, partial: PartialObject) -> None:

@@ -149,6 +149,7 @@ class S3Store:
 
         Raises `UnsafeStoreError` when the store says that it knows no such condition (HTTP 501).
         """
+        is_whole = None
         try:
             info, is_whole = self._put_on_condition(uri, data, {"IfNoneMatch": "*"})
             if not is_whole:
@@ -157,6 +158,10 @@ class S3Store:
                 info, is_whole = self._put_on_condition(uri, data, {"IfMatch": f'"{info.etag}"'})
         except ObjectChangedError:  # HTTP 412: the condition does not hold
             return None
+        except ObjectMissingError as error:
+            if is_whole is False:  # damaged, then removed by somebody: nothing of ours stands
+                raise StoreUnavailableError(f"{error}: it was removed while it was written") from error
+            raise
         if not is_whole:
             raise StoreUnavailableError(f"{uri}: was damaged on its way twice; the store holds the ETag {info.etag}")
         return info
@@ -405,7 +410,7 @@ def _has_md5(head: Answer, info: ObjectInfo) -> bool:
         re.fullmatch(r"[0-9a-f]{32}", info.etag) is not None
         and head.get("ServerSideEncryption") in (None, "AES256")
         and "SSECustomerAlgorithm" not in head
-        and not split_s3_uri(info.uri)[0].endswith("--x-s3")
+        and not split_s3_uri(info.uri)[0].endswith(("--x-s3", "--xa-s3"))
     )
 
 

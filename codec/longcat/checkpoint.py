@@ -104,14 +104,12 @@ class Checkpoint:
         derived = feature_constants(self.load_statistics(), sample_rate_hz=self.config.sample_rate_hz)
         tensors = _read_tensors(path)
         held = {field: tensors[name].clone() for field, name in FEATURE_CONSTANTS.items() if name in tensors}
-        _raise_faults(
-            path,
-            (
-                f"{FEATURE_CONSTANTS[field]}: is not what the formulas and {CMVN_FILE} give"
-                for field, tensor in held.items()
-                if not _agree(tensor, getattr(derived, field))
-            ),
-        )
+        for field, tensor in held.items():
+            if not _agree(tensor, getattr(derived, field)):
+                raise CheckpointError(
+                    f"{path}: {FEATURE_CONSTANTS[field]}: is not what the formulas and {CMVN_FILE} give (found "
+                    f"{tensor.dtype} {list(tensor.shape)}); the two files are not of one checkpoint, or are damaged"
+                )
         return replace(derived, **held)
 
     def load_decoder(self, name: str) -> LongCatDecoder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from itertools import cycle
 
 import pytest
 
@@ -45,6 +46,8 @@ class Script:
         self._bad_starts = list(bad_starts)
         self._events = []
         self._held = {}
+        self._due_s = {}
+        self.takes_s = lambda: 0.0
         self.job = None
 
     def clock(self):
@@ -69,6 +72,7 @@ class Script:
         self.submitted.append(name)
         self.beside.setdefault(name, []).append(sorted(n for n, r in self._held.values() if r == replica))
         self._held[task.attempt] = (name, replica)
+        self._due_s[task.attempt] = self.now_s + self.takes_s()
         step = self.outcomes[name].pop(0) if self.outcomes.get(name) else "commit"
         if step == "commit":
             self._events.append((replica, task, None))
@@ -87,6 +91,9 @@ class Script:
                 replica, task, error = event
                 if task.attempt not in self._held:
                     continue  # its replica died meanwhile
+                if self.now_s < self._due_s[task.attempt]:
+                    self._events.append(event)
+                    continue
                 del self._held[task.attempt]
                 outcome = self._commit(task) if error is None else Failure.of(error)
                 found.append(Ended(replica, task, outcome))
@@ -270,6 +277,15 @@ def test_while_the_store_denies_everything_it_is_asked_rarely_and_for_so_long_on
     assert 300 < script.now_s < 400
     assert "renew the credentials" in capsys.readouterr().err
     assert drive(tmp_path, Script({})).exit_code == 0
+
+
+def test_denied_attempts_that_overlap_stop_the_run_too(tmp_path):
+    """Where only writes are denied, an attempt costs minutes, and one is always under way."""
+    script = Script({f"{n:02d}.tar": [DENIED] * 99 for n in range(40)}, replicas=("r0", "r1", "r2", "r3"))
+    script.takes_s = cycle([200.0, 350.0, 270.0]).__next__
+    report = drive(tmp_path, script, sizes={f"{n:02d}.tar": n + 1 for n in range(40)}, denied_s_max=300)
+    assert (report.exit_code, len(report.unfinished)) == (1, 40)
+    assert script.now_s < 1500
 
 
 def test_denials_that_end_leave_no_trace(tmp_path):

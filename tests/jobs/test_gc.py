@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.gc import GcReport, collect_garbage
+from jobs.redo import redo
 from jobs.run import run_job
 from jobs.verify import verify
 from pipeline.commit import commit, find_standing, put_objects
@@ -164,3 +165,19 @@ def test_a_store_where_a_fence_would_not_hold_is_refused(tmp_path, monkeypatch):
         with pytest.raises(UnsafeStoreError):
             gc(base)
         assert listing(base) == before
+
+
+def test_a_shard_that_is_taken_back_is_done_anew_and_no_other(base, inputs):
+    run(base, inputs)
+    store, place = store_of(base), OutputPlace(f"{base}/out")
+    first, second = (Shard(uri, 0, "").shard_id for uri in inputs)
+    before = {shard_id: find_standing(store, place, shard_id) for shard_id in (first, second)}
+    with pytest.raises(RefusedError, match="nothing-00000000: no commit stands"):
+        redo(f"{base}/out", [first, "nothing-00000000"], StorageConfig(), RetryConfig())
+    assert find_standing(store, place, first) == before[first], "refused before anything is changed"
+    redo(f"{base}/out", [first], StorageConfig(), RetryConfig())
+    run(base, inputs)
+    after = find_standing(store, place, first)
+    assert (after.term, find_standing(store, place, second)) == (1, before[second])
+    assert after.record.attempt != before[first].record.attempt
+    assert verify(f"{base}/out", StorageConfig(), RetryConfig()).sound

@@ -235,6 +235,13 @@ def test_a_flac_file_may_leave_its_length_open() -> None:
     assert reason(with_flac_length(flac, 0), ClipLimits(0, 1)) is RejectReason.TOO_LONG
 
 
+def test_a_flac_file_behind_id3_tags_is_whole_and_judged_like_any_other() -> None:
+    flac, tag = encoded("flac"), b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10)
+    np.testing.assert_array_equal(decoded(tag + flac)[1], decoded(flac)[1])
+    for damaged in (with_flac_length(flac, RATE_HZ), flac + flac):
+        assert reason(tag + damaged) is RejectReason.TRUNCATED
+
+
 def test_a_flac_file_that_says_too_little_is_not_cut_in_silence() -> None:
     flac = encoded("flac")
     assert rejected(with_flac_length(flac, RATE_HZ)) == (

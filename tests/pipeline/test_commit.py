@@ -234,6 +234,17 @@ def test_a_commit_that_is_taken_back_leaves_a_fence(store, place):
     assert counting.reads == ["manifest.parquet"]
 
 
+def test_a_fence_that_somebody_removed_is_missed_before_anything_is_believed(store, place):
+    close_term(store, place, SHARD_ID)
+    commit(store, place, attempt(store, place, OURS).model_copy(update={"term": 1}))
+    write_manifest(store, place, fold_commits(store, place, "f"))
+    store.delete(place.commit(SHARD_ID))
+    with pytest.raises(RefusedError, match=rf"{SHARD_ID}\.json: put it back"):
+        fold_commits(store, place, "f")
+    store.put(place.commit(SHARD_ID), FENCE)
+    assert SHARD_ID in fold_commits(store, place, "f").rows
+
+
 def test_fences_without_end_are_refused(store, place, monkeypatch):
     monkeypatch.setattr("pipeline.commit.TERMS_MAX", 3)
     for _ in range(3):

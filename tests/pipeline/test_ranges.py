@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import ReadingConfig
-from pipeline.errors import ObjectChangedError, StoreUnavailableError
+from pipeline.errors import DataError, ObjectChangedError, StoreUnavailableError
 from pipeline.ranges import RangeStream
 from pipeline.types import ObjectInfo, Shard
 
@@ -181,9 +181,18 @@ def test_what_the_store_has_no_md5_of_is_not_compared(data: bytes, etag: str, is
         bytes_in.check()
 
 
-def test_a_damaged_byte_is_found_by_the_md5_at_the_end() -> None:
+def test_bytes_that_differ_from_the_md5_again_are_no_fault_of_the_way() -> None:
     with stream(FakeStore(DAMAGED, MD5)) as bytes_in:
         bytes_in.skip(len(DATA))
+        with pytest.raises(DataError, match=r"read twice.*reading\.check_md5=false"):
+            bytes_in.check()
+
+
+def test_a_damaged_byte_is_found_by_the_md5_at_the_end() -> None:
+    store = FakeStore(DAMAGED, MD5)
+    with stream(store) as bytes_in:
+        bytes_in.skip(len(DATA))
+        store.data = DATA
         with pytest.raises(StoreUnavailableError, match="damaged on its way"):
             bytes_in.check()
 

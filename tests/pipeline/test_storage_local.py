@@ -195,6 +195,13 @@ def test_a_folder_that_may_not_be_read(store: LocalStore, tmp_path: Path, monkey
         list(store.list(str(tmp_path)))
 
 
+def test_a_write_that_ends_while_partial_ones_are_listed_is_none(tmp_path, monkeypatch):
+    (tmp_path / ".tmp-gone").touch()
+    walk = os.walk(tmp_path)
+    monkeypatch.setattr(os, "walk", lambda _: [(tmp_path / ".tmp-gone").unlink() or found for found in walk])
+    assert list(LocalStore(Retry(RetryConfig())).list_partial(str(tmp_path))) == []
+
+
 @pytest.mark.parametrize("operation", ["put", "put_if_absent"])
 def test_a_hidden_file_that_is_removed_while_it_is_written_is_written_anew(tmp_path, monkeypatch, operation):
     store = LocalStore(Retry(RetryConfig(attempts_max=2, backoff_s=0.001)))

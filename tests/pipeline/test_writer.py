@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import WritingConfig
+from pipeline.errors import SpoolFullError
 from pipeline.types import Reject, RejectReason, Segment, TokenRow
 from pipeline.writer import ParquetTokenWriter, RejectWriter, Spool, TokenFormat, open_token_writer
 
@@ -147,7 +148,7 @@ def test_a_writer_that_cannot_be_closed_leaves_no_other_open() -> None:
     for name in ("tokens", "rejects"):
         files.append(spool.file(name))
         spool.closes(OnFullDisk(name))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(SpoolFullError, match="No space left"):
         spool.__exit__(None, None, None)
     assert sorted(closed) == ["rejects", "tokens"]
     assert all(file.closed for file in files)
