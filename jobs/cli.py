@@ -15,6 +15,8 @@ from jobs.terminal import visible
 
 EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3
 
+INTERRUPTED = "interrupted; the same command again goes on where this one stopped"
+
 EXIT_CODES = "exit codes: 0 complete, 1 incomplete or failed shards, 2 wrong usage or refused, 3 interrupted, resumable"
 
 
@@ -24,7 +26,7 @@ def entry() -> NoReturn:
     Not by way of the interpreter's own end: a native thread that is still busy then (a shard left behind by a second
     Ctrl-C, a reader of Arrow's) aborts the process, and the exit code is lost.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, where no run has its own way with it
+    signal.signal(signal.SIGTERM, _leave)  # a run has its own way with it while it lasts
     code = main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the outcome stands
@@ -36,6 +38,12 @@ def entry() -> NoReturn:
     os._exit(code)
 
 
+def _leave(_number: int, _frame: object) -> NoReturn:
+    """At once: an exception could come up in a destructor, where Python swallows it."""
+    os.write(sys.stderr.fileno(), f"voxmill: {INTERRUPTED}\n".encode())
+    os._exit(EXIT_INTERRUPTED)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = _parser().parse_args(argv)
@@ -43,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(arguments)
     except KeyboardInterrupt:
-        _say("interrupted; the same command again goes on where this one stopped")
+        _say(INTERRUPTED)
         return EXIT_INTERRUPTED
     except Exception as error:
         return _explain(error)
