@@ -422,3 +422,19 @@ def test_a_name_in_a_bucket_does_nothing_to_the_terminal(tmp_path):
     assert done.returncode == 1
     assert r"\x1b[2J\u202erat.tar" in done.stderr
     assert not {"\x1b", "\u202e"} & set(done.stderr + done.stdout)
+
+
+def test_sigterm_ends_a_command_without_a_way_of_its_own_as_interrupted():
+    program = (
+        "import jobs.cli, time; jobs.cli.main = lambda: print('up', flush=True) or time.sleep(60); jobs.cli.entry()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (
+        3,
+        "voxmill: interrupted; the same command again goes on where this one stopped\n",
+    )

@@ -12,7 +12,7 @@ import pytest
 from pipeline import shards
 from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import ConfigError, RefusedError
-from pipeline.shards import Listing, list_shards
+from pipeline.shards import Listing, _unbraced, list_shards
 from pipeline.storage import Store, Stores, join
 from pipeline.types import ObjectInfo, Shard
 from tests.conftest import fresh_bucket
@@ -279,3 +279,8 @@ def test_requests_do_not_grow_with_the_shards(inputs: list[str], asked: dict[str
     assert len(listing.shards) == (shards._STATS_MAX if "stat" in asked else 20_000)
     assert listing.missing == ()
     assert store.asked == asked
+
+
+def test_many_names_written_out_in_one_brace_are_as_long_as_each_of_them() -> None:
+    names = [f"part-{number:040d}" for number in range(12_000)]
+    assert _unbraced(f"s3://b/{{{','.join(names)}}}.tar") == [f"s3://b/{name}.tar" for name in names]
