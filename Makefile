@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults fuzz chaos check clean
+.PHONY: help install demo test faults fuzz chaos bench check clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -28,6 +28,9 @@ fuzz: $(INSTALLED)  ## all that reads what others wrote, with fresh inputs for F
 CHAOS_S ?= 900
 chaos: $(INSTALLED)  ## many faults at once for CHAOS_S seconds, judged by the store's history; CHAOS_SEED=N draws the same again
 	$(BIN)/python -m tests.chaos --seconds $(CHAOS_S) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+bench: $(INSTALLED)  ## all benchmarks, about an hour on a quiet machine; their table goes to build/bench
+	$(BIN)/python -m infra.bench $(BENCH)
 
 check: $(INSTALLED)  ## formatting, lint and types
 	$(BIN)/ruff format --check .

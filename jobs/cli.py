@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_redo(commands)
     _add_gc(commands)
+    _add_bench(commands)
     _add_doctor(commands)
     return parser
 
@@ -321,6 +322,26 @@ def _seconds(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise ValueError(text)
     return value
+
+
+def _add_bench(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        from infra.bench import BENCHES
+        from infra.bench.command import known_benches, run_bench
+
+        if arguments.name not in BENCHES:
+            _say(f"found bench {arguments.name!r}; there are:\n{known_benches()}")
+            return EXIT_REFUSED
+        flags = [flag for flag in arguments.flags if flag != "--json"]
+        with redirect_stdout(sys.stderr):
+            report = run_bench(arguments.name, flags)
+        _emit(report, arguments.json or "--json" in arguments.flags)
+        return 0
+
+    parser = _command(commands, "bench", run, "measure this machine; ratios within one run, JSON with --json")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("name", help="codec, padding, feed, pipeline, ...; a wrong one lists them all")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the one named; see `voxmill bench NAME --help`")
 
 
 def _add_doctor(commands: Any) -> None:
