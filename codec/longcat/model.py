@@ -18,26 +18,27 @@ class LongCatCodec:
 
     Other precisions change the two encoders alone: features, codebook searches and decoding stay float32.
     They are first compared with float32 on a probe: kernels that compute something else are refused (`CodecError`).
-    `encoder` is the module with the encoder file's tensors. One thread at a time may compute (see `arithmetic`).
+    `encoder` is the module with the tensors of `checkpoint`'s encoder file, on `device`. One thread at a time may
+    compute (see `arithmetic`).
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", precision: str = "float32") -> None:
-        self._device = check_device(device)
-        asked_dtype = weights_dtype(precision, self._device)
+        self.device = check_device(device)
+        asked_dtype = weights_dtype(precision, self.device)
         self._dtype, self._tf32 = torch.float32, False
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
         self._info = checkpoint.info()
         self._log_mel = LogMel(
-            checkpoint.load_feature_constants(), sample_rate_hz=self._info.sample_rate_hz, device=self._device
+            checkpoint.load_feature_constants(), sample_rate_hz=self._info.sample_rate_hz, device=self.device
         )
-        self.encoder = checkpoint.load_encoder().to(self._device)
+        self.encoder = checkpoint.load_encoder().to(self.device)
         self._decoders: dict[str, LongCatDecoder] = {}
         if precision != "float32":
             true = self._probe()
             self._dtype, self._tf32 = asked_dtype, precision == "tf32"
             for part in (self.encoder.encoder, self.encoder.semantic_tokenizer.model):
                 narrow(part, self._dtype)
-            check_near(self._probe(), true, precision=precision, device=self._device)
+            check_near(self._probe(), true, precision=precision, device=self.device)
 
     @property
     def info(self) -> CodecInfo:
@@ -76,10 +77,10 @@ class LongCatCodec:
         """
         own = own_tokens(tokens, self._info)
         num_codebooks = 0 if own.acoustic is None else own.acoustic.shape[1]
-        decoder = self.decoder(choose_decoder(self._checkpoint.config.decoders, sample_rate_hz, num_codebooks))
-        semantic, acoustic = (None if ids is None else ids.to(self._device) for ids in (own.semantic, own.acoustic))
+        decoder = self.decoder(choose_decoder(self.checkpoint.config.decoders, sample_rate_hz, num_codebooks))
+        semantic, acoustic = (None if ids is None else ids.to(self.device) for ids in (own.semantic, own.acoustic))
         with arithmetic(tf32=False):
-            waveforms: torch.Tensor = decoder(semantic, acoustic, own.num_frames.to(self._device))
+            waveforms: torch.Tensor = decoder(semantic, acoustic, own.num_frames.to(self.device))
         return waveforms.cpu()
 
     @torch.no_grad()
@@ -95,7 +96,7 @@ class LongCatCodec:
     def decoder(self, name: str) -> LongCatDecoder:
         """A decoder of the config, loaded at its first use. Raises `CheckpointError` as `Checkpoint.load_decoder`."""
         if name not in self._decoders:
-            self._decoders[name] = self._checkpoint.load_decoder(name).to(self._device)
+            self._decoders[name] = self.checkpoint.load_decoder(name).to(self.device)
         return self._decoders[name]
 
     @torch.no_grad()
@@ -107,12 +108,12 @@ class LongCatCodec:
         return {"semantic": self.semantic_features(*batch), "acoustic": self.acoustic_latents(*batch)}
 
     def _pad(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> PaddedBatch:
-        return pad_batch(waveforms, lengths, info=self._info, device=self._device)
+        return pad_batch(waveforms, lengths, info=self._info, device=self.device)
 
     def _semantic_features(self, batch: PaddedBatch) -> torch.Tensor:
         past_end = None
         if not batch.is_full:
-            past_end = past_end_mask(batch.num_frames.to(self._device), batch.num_frames_max)
+            past_end = past_end_mask(batch.num_frames.to(self.device), batch.num_frames_max)
         with arithmetic(tf32=False):
             log_mel = self._log_mel(batch.waveforms)
         with arithmetic(tf32=self._tf32):
@@ -120,7 +121,7 @@ class LongCatCodec:
         return features.float()
 
     def _acoustic_latents(self, batch: PaddedBatch) -> torch.Tensor:
-        lengths = None if batch.is_full else batch.num_frames.to(self._device) * self._info.frame_size
+        lengths = None if batch.is_full else batch.num_frames.to(self.device) * self._info.frame_size
         with arithmetic(tf32=self._tf32):
             latents: torch.Tensor = self.encoder.encoder(batch.waveforms.to(self._dtype), lengths)
         return latents.float()

@@ -1,6 +1,6 @@
 """`make bench`: every benchmark, each in a process of its own, and their table.
 
-    python -m infra.bench [NAME ...] [--folder build/bench]
+python -m infra.bench [NAME ...] [--folder build/bench]
 """
 
 from __future__ import annotations
