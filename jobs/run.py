@@ -22,7 +22,7 @@ def run_job(config: JobConfig, *, plain: bool = False) -> RunReport:
             if config.executor == "ray":
                 address = config.ray.address or os.environ.get("RAY_ADDRESS")
                 display.say(f"joining Ray at {address}" if address else "starting a local Ray")
-            executor = make_executor(config)
+            executor = _started(config, interrupts)
             try:
                 job = open_job(config, executor.pick_device(config.device))
             except BaseException:
@@ -31,6 +31,20 @@ def run_job(config: JobConfig, *, plain: bool = False) -> RunReport:
             return Driver(job, executor, display, interrupts).run()
         finally:
             display.close()
+
+
+def _started(config: JobConfig, interrupts: Interrupts) -> Executor:
+    """The executor; the first signal while it starts is answered when it is up.
+
+    A Ray that is left half started aborts the process when it is ended, and the exit code is lost.
+    """
+    interrupts.drains(True)
+    executor = make_executor(config)
+    interrupts.drains(False)
+    if interrupts.count:
+        executor.close()
+        raise KeyboardInterrupt
+    return executor
 
 
 def make_executor(config: JobConfig) -> Executor:
