@@ -1,8 +1,8 @@
 """From clips in shard order to batches of like lengths; a pure function of the shard and the config.
 
-Clips gather in a window of `window_s`; inside it their segments are sorted by length and cut into batches
-under a budget of padded seconds. Windows follow one another in shard order, so that rows can be written in
-shard order and memory stays bounded.
+Clips gather in a window of `window_s`; inside it their segments are sorted by length and cut into batches so that
+the least is padded, under a budget of padded seconds. Windows follow one another in shard order, so that rows can be
+written in shard order and memory stays bounded.
 """
 
 from __future__ import annotations
@@ -74,21 +74,35 @@ def _window(clips: Sequence[CutClip], config: BatchingConfig, frame_s: float) ->
         for segment_index, segment in enumerate(cut_clip.segments)
     ]
     frames_max = int(config.batch_s / frame_s + 1e-9)
-    return Window(tuple(clips), tuple(plan(pieces, frames_max, config.batch_size_max)))
+    batches = plan(pieces, frames_max, config.batch_size_max, batch_cost_frames=config.batch_cost_s / frame_s)
+    return Window(tuple(clips), batches)
 
 
-def plan(pieces: Sequence[Piece], frames_max: int, batch_size_max: int) -> Iterator[tuple[Piece, ...]]:
+def plan(
+    pieces: Sequence[Piece], frames_max: int, batch_size_max: int, *, batch_cost_frames: float
+) -> tuple[tuple[Piece, ...], ...]:
     """Batches of like lengths: each holds at most `frames_max` padded frames and `batch_size_max` pieces.
 
-    Longest first, equal lengths in shard order, so the plan depends on nothing but the lengths. A piece
-    longer than `frames_max` makes a batch of its own.
+    Of all ways to cut the pieces, sorted by length, the one with the least padded frames, a batch counting
+    `batch_cost_frames` more. Longest first, equal lengths in shard order, so the plan depends on nothing but the
+    lengths. A piece longer than `frames_max` makes a batch of its own.
     """
-    batch: list[Piece] = []
-    for piece in sorted(pieces, key=lambda piece: -piece.num_frames):
-        full = batch and ((len(batch) + 1) * batch[0].num_frames > frames_max or len(batch) >= batch_size_max)
-        if full:
-            yield tuple(batch)
-            batch = []
-        batch.append(piece)
-    if batch:
-        yield tuple(batch)
+    ordered = sorted(pieces, key=lambda piece: -piece.num_frames)
+    costs, starts, first = [0.0], [0], 0
+    for end in range(1, len(ordered) + 1):
+        while end - first > batch_size_max or (
+            end - first > 1 and (end - first) * ordered[first].num_frames > frames_max
+        ):
+            first += 1
+        cost, start = min(
+            (costs[start] + (end - start) * ordered[start].num_frames + batch_cost_frames, start)
+            for start in range(first, end)
+        )
+        costs.append(cost)
+        starts.append(start)
+    batches: list[tuple[Piece, ...]] = []
+    end = len(ordered)
+    while end:
+        batches.append(tuple(ordered[starts[end] : end]))
+        end = starts[end]
+    return tuple(reversed(batches))

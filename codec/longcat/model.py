@@ -10,12 +10,14 @@ from codec.longcat.checkpoint import Checkpoint
 from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.features import LogMel
 from codec.longcat.precision import arithmetic, check_device, check_near, narrow, weights_dtype
+from codec.longcat.strips import StripEncoder
 from codec.longcat.tokens import choose_decoder, own_tokens
 
 
 class LongCatCodec:
     """A `codec.base.Codec`. In float32 a clip's tokens do not depend on what it is batched with.
 
+    On a CPU float32 is computed without padding, clips end to end (`strips.py`); all else in padded batches.
     Other precisions change the two encoders alone: features, codebook searches and decoding stay float32.
     They are first compared with float32 on a probe: kernels that compute something else are refused (`CodecError`).
     `encoder` is the module with the tensors of `checkpoint`'s encoder file, on `device`. One thread at a time may
@@ -33,6 +35,8 @@ class LongCatCodec:
         )
         self.encoder = checkpoint.load_encoder().to(self.device)
         self._decoders: dict[str, LongCatDecoder] = {}
+        is_packed = self.device.type == "cpu" and precision == "float32"
+        self._strips = StripEncoder(self.encoder.encoder) if is_packed else None
         if precision != "float32":
             true = self._probe()
             self._dtype, self._tf32 = asked_dtype, precision == "tf32"
@@ -111,16 +115,22 @@ class LongCatCodec:
         return pad_batch(waveforms, lengths, info=self._info, device=self.device)
 
     def _semantic_features(self, batch: PaddedBatch) -> torch.Tensor:
+        model = self.encoder.semantic_tokenizer.model
+        with arithmetic(tf32=False):
+            log_mel = self._log_mel(batch.waveforms)
+            if self._strips is not None:
+                return _unpacked(model.packed(log_mel, batch.num_frames.tolist()), batch)
         past_end = None
         if not batch.is_full:
             past_end = past_end_mask(batch.num_frames.to(self.device), batch.num_frames_max)
-        with arithmetic(tf32=False):
-            log_mel = self._log_mel(batch.waveforms)
         with arithmetic(tf32=self._tf32):
-            features: torch.Tensor = self.encoder.semantic_tokenizer.model(log_mel.to(self._dtype), past_end)
+            features: torch.Tensor = model(log_mel.to(self._dtype), past_end)
         return features.float()
 
     def _acoustic_latents(self, batch: PaddedBatch) -> torch.Tensor:
+        if self._strips is not None:
+            with arithmetic(tf32=False):
+                return _unpacked(self._strips(batch.waveforms, batch.num_frames.tolist()), batch)
         lengths = None if batch.is_full else batch.num_frames.to(self.device) * self._info.frame_size
         with arithmetic(tf32=self._tf32):
             latents: torch.Tensor = self.encoder.encoder(batch.waveforms.to(self._dtype), lengths)
@@ -136,3 +146,10 @@ class LongCatCodec:
         latents = self._acoustic_latents(batch)
         with arithmetic(tf32=False):
             return self.encoder.acoustic_quantizer.nearest(latents, num_codebooks).cpu()
+
+
+def _unpacked(packed: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
+    """[sum of num_frames, D] as [B, F, D], zero past each clip's end."""
+    result = packed.new_zeros(len(batch.waveforms), batch.num_frames_max, packed.shape[1])
+    result[~past_end_mask(batch.num_frames, batch.num_frames_max)] = packed
+    return result

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -40,6 +42,10 @@ class Subsampling(nn.Module):
         return normed
 
 
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Attention of queries, keys and values [..., F, heads, dim], each clip's frames to its own alone; the same shape."""
+
+
 class SelfAttention(nn.Module):
     """Bidirectional attention over the frames of one clip."""
 
@@ -50,12 +56,11 @@ class SelfAttention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor, own_keys: torch.Tensor | None) -> torch.Tensor:
-        """`x` [B, F, width]; `own_keys` bool [B, 1, 1, F] true on a clip's own frames, None when all are."""
+    def forward(self, x: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """`x` [..., F, width] to the same shape."""
         projected = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = projected.view(*x.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=own_keys)
-        mixed: torch.Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        query, key, value = projected.view(*x.shape[:-1], 3, self.num_heads, -1).unbind(-3)
+        mixed: torch.Tensor = self.out_proj(attend(query, key, value).flatten(-2))
         return mixed
 
 
@@ -71,9 +76,9 @@ class TransformerLayer(nn.Module):
         self.linear2 = nn.Linear(config.feed_forward_dim, config.width)
         self.norm3 = nn.LayerNorm(config.width)
 
-    def forward(self, x: torch.Tensor, own_keys: torch.Tensor | None) -> torch.Tensor:
-        """`x` [B, F, width] to the same shape; `own_keys` as in `SelfAttention`."""
-        x = x + self.self_attn(self.norm1(x), own_keys)
+    def forward(self, x: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """`x` [..., F, width] to the same shape."""
+        x = x + self.self_attn(self.norm1(x), attend)
         x = x + self.linear2(functional.gelu(self.linear1(self.norm2(x))))
         normed: torch.Tensor = self.norm3(x)
         return normed
@@ -86,10 +91,10 @@ class Transformer(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
 
-    def forward(self, x: torch.Tensor, own_keys: torch.Tensor | None) -> torch.Tensor:
-        """`x` [B, F, width] to the same shape; `own_keys` as in `SelfAttention`."""
+    def forward(self, x: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """`x` [..., F, width] to the same shape."""
         for layer in self.layers:
-            x = layer(x, own_keys)
+            x = layer(x, attend)
         return x
 
 
@@ -103,13 +108,44 @@ class SemanticEncoder(nn.Module):
 
     def forward(self, features: torch.Tensor, past_end: torch.Tensor | None) -> torch.Tensor:
         """Features [B, N, 80] to [B, F, width]; `past_end` bool [B, F], None when every clip fills the batch."""
+        encoded: torch.Tensor = self.encoder(self._frames(features), partial(_attend_in_batch, past_end))
+        return encoded
+
+    def packed(self, features: torch.Tensor, num_frames: Sequence[int]) -> torch.Tensor:
+        """Features [B, N, 80] to [sum of num_frames, width], clip after clip: no padding goes through the layers."""
+        frames = self._frames(features)
+        packed = torch.cat([clip[:size] for clip, size in zip(frames, num_frames, strict=True)])
+        encoded: torch.Tensor = self.encoder(packed, partial(_attend_packed, num_frames))
+        return encoded
+
+    def _frames(self, features: torch.Tensor) -> torch.Tensor:
         x = self.subsampling(features)
         width = x.shape[-1]
         positions = sinusoids(x.shape[1], width, device=x.device)
-        x = x * math.sqrt(width) + positions.to(x.dtype)
-        own_keys = None if past_end is None else ~past_end[:, None, None, :]
-        encoded: torch.Tensor = self.encoder(x, own_keys)
-        return encoded
+        summed: torch.Tensor = x * math.sqrt(width) + positions.to(x.dtype)
+        return summed
+
+
+def _attend_in_batch(
+    past_end: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
+    """Of [B, F, heads, dim]: keys past a clip's end are masked."""
+    own_keys = None if past_end is None else ~past_end[:, None, None, :]
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=own_keys).transpose(1, 2)
+
+
+def _attend_packed(
+    num_frames: Sequence[int], query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
+    """Of [sum of num_frames, heads, dim]: clip by clip."""
+    attended = torch.empty_like(query)
+    end = 0
+    for size in num_frames:
+        clip = slice(end, end := end + size)
+        own = (part[None, clip] for part in (query, key, value))
+        attended[clip] = _attend_in_batch(None, *own)[0]
+    return attended
 
 
 def sinusoids(num_positions: int, width: int, *, device: torch.device) -> torch.Tensor:

@@ -28,6 +28,7 @@ _TILE_ROWS_MIN = 4096
 """A tile's buffers have about so many values, two megabytes, or so many rows: what its neighbours compute again at its
 edges is then a hundredth."""
 
+_TILE_BUFFERS = 3
 _FIRST_REACH, _LAST_REACH = 3, 1
 _REACH = 3 * max(DILATIONS)
 """Rows that the widest convolution sees on either side."""
@@ -87,7 +88,12 @@ class _Unit:
     def of(cls, unit: ResidualUnit) -> _Unit:
         snake1, wide, snake2, narrow = cast(tuple[Snake, Conv, Snake, Conv], tuple(unit.block))
         return cls(
-            wide.dilation, wide.padding[0], snake1, (_blocks(wide, 1), wide.bias), snake2, (narrow.weight.T, narrow.bias)
+            wide.dilation,
+            wide.padding[0],
+            snake1,
+            (_blocks(wide, 1), wide.bias),
+            snake2,
+            (narrow.weight.T, narrow.bias),
         )
 
 
@@ -116,28 +122,30 @@ class StripEncoder:
         self._levels = [_Level(cast(EncoderBlock, block)) for block in blocks]
         self._first, self._snake, self._last = cast(Conv, first), cast(Snake, snake), cast(Conv, last)
         self._frame_size = prod(level.stride for level in self._levels)
-        self._buffers = [torch.empty(0) for _ in range(3)]
+        self._buffers = [torch.empty(0) for _ in range(_TILE_BUFFERS + len(self._levels))]
 
     def __call__(self, waveforms: torch.Tensor, num_frames: Sequence[int]) -> torch.Tensor:
-        """Latents [sum of num_frames, latent_dim], clip after clip, of `waveforms` [B, T], zero past each clip's end."""
+        """Latents [sum of num_frames, latent_dim], clip after clip, of `waveforms` [B, T], zeros past their ends."""
         sizes = [frames * self._frame_size for frames in num_frames]
         strip = self._levels[0].strip(sizes)
         samples = waveforms.new_zeros(strip.num_rows)
         for waveform, start, end in zip(waveforms, strip.starts, strip.ends, strict=True):
             samples[start:end] = waveform[: end - start]
         x = None
-        for level, following in zip_longest(self._levels, self._levels[1:]):
+        for index, (level, following) in enumerate(zip_longest(self._levels, self._levels[1:])):
             sizes = [size // level.stride for size in sizes]
             after = following.strip(sizes) if following else Strip.of(sizes, gap=_LAST_REACH, margin=_LAST_REACH)
             read = partial(self._first_rows, samples, strip) if x is None else partial(_copied_rows, x)
-            x = self._run(level, read, strip, after)
+            result = self._buffer(_TILE_BUFFERS + index, after.num_rows, level.num_out)
+            x = self._run(level, read, strip, after, result)
             strip = after
         assert x is not None
         return self._latents(x, strip)
 
-    def _run(self, level: _Level, read: _Read, strip: Strip, after: Strip) -> torch.Tensor:
-        """A level's output in the strip of the next one."""
-        result = torch.zeros(after.num_rows, level.num_out)
+    def _run(self, level: _Level, read: _Read, strip: Strip, after: Strip, result: torch.Tensor) -> torch.Tensor:
+        """A level's output, `result`, in the strip of the next one."""
+        for gap in after.gaps(0, after.num_rows):
+            result[gap] = 0.0
         step = max(_TILE_VALUES // level.num_in, _TILE_ROWS_MIN) // level.stride * level.stride
         for first in range(strip.starts[0], strip.ends[-1], step):
             last = min(first + step, strip.ends[-1])
@@ -184,7 +192,9 @@ class StripEncoder:
         taps, bias = _blocks(self._last, 1), self._last.bias
         reach = _LAST_REACH
         latents = _convolve((taps, bias), snaked, x.new_empty(len(x) - 2 * reach, len(bias)))
-        return torch.cat([latents[start - reach : end - reach] for start, end in zip(strip.starts, strip.ends, strict=True)])
+        return torch.cat(
+            [latents[start - reach : end - reach] for start, end in zip(strip.starts, strip.ends, strict=True)]
+        )
 
     def _buffer(self, index: int, num_rows: int, num_channels: int) -> torch.Tensor:
         """[num_rows, num_channels] of whatever was there before."""
@@ -203,7 +213,7 @@ def _blocks(conv: Conv, size: int) -> list[torch.Tensor]:
 
 
 def _convolve(affine: _Affine, x: torch.Tensor, out: torch.Tensor, *, dilation: int = 1) -> torch.Tensor:
-    """The sum over the taps of their products with rows of `x`, each shifted by `dilation` more; into `out` [N, C_out]."""
+    """Over the taps, the sum of their products with rows of `x`, each shifted by `dilation` more; `out` [N, C_out]."""
     (first, *others), bias = affine
     torch.addmm(bias, x[: len(out)], first, out=out)
     for index, weight in enumerate(others, start=1):

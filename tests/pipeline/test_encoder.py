@@ -3,10 +3,13 @@
 import threading
 import time
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from codec.base import Tokens
 from codec.registry import load_codec
@@ -88,9 +91,39 @@ def test_rows_stand_in_shard_order_with_each_clips_own_tokens():
 
 def test_the_plan_depends_on_lengths_alone_and_keeps_its_bounds():
     pieces = [Piece(n, 0, frames) for n, frames in enumerate([5, 1, 9, 9, 2, 40, 3])]
-    batches = list(plan(pieces, frames_max=18, batch_size_max=3))
+    batches = plan(pieces, frames_max=18, batch_size_max=3, batch_cost_frames=100.0)
     assert [[piece.num_frames for piece in batch] for batch in batches] == [[40], [9, 9], [5, 3, 2], [1]]
     assert sorted(piece.clip_index for batch in batches for piece in batch) == list(range(7))
+
+
+def partitions(num_pieces):
+    """Every way to cut so many pieces in runs, as tuples of their sizes."""
+    if num_pieces == 0:
+        yield ()
+    for first in range(1, num_pieces + 1):
+        yield from ((first, *rest) for rest in partitions(num_pieces - first))
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=9),
+    st.integers(1, 60),
+    st.integers(1, 5),
+    st.sampled_from([0.0, 1.0, 7.5]),
+)
+def test_no_other_plan_pads_less(lengths, frames_max, batch_size_max, batch_cost_frames):
+    def cost(sizes):
+        ordered, total = sorted(lengths, reverse=True), 0.0
+        for size in sizes:
+            padded = size * ordered[0]
+            if size > batch_size_max or (padded > frames_max and size > 1):
+                return inf
+            ordered, total = ordered[size:], total + padded + batch_cost_frames
+        return total
+
+    pieces = [Piece(index, 0, frames) for index, frames in enumerate(lengths)]
+    found = plan(pieces, frames_max, batch_size_max, batch_cost_frames=batch_cost_frames)
+    assert sorted(piece.clip_index for batch in found for piece in batch) == list(range(len(lengths)))
+    assert cost([len(batch) for batch in found]) == min(cost(sizes) for sizes in partitions(len(lengths)))
 
 
 def test_windows_close_by_seconds_so_memory_is_bounded():
