@@ -65,7 +65,8 @@ class PlainEncoder:
         for index in range(self._config.semantic.num_layers):
             x = self._transformer_layer(x, f"semantic_tokenizer.model.encoder.layers.{index}")
         x = functional.normalize(x, dim=-1)
-        return torch.cdist(x, self._tensors["semantic_tokenizer.kmeans.codebook"].T[None]).argmin(-1)
+        codebook = self._tensors["semantic_tokenizer.kmeans.codebook"]
+        return (x.square().sum(-1, keepdim=True) - 2 * x @ codebook + codebook.square().sum(0)).argmin(-1)
 
     def _transformer_layer(self, x: torch.Tensor, name: str) -> torch.Tensor:
         attention = f"{name}.self_attn"

@@ -28,6 +28,9 @@ from infra.bench.speech import cache_folder
 
 _SEED = 0
 _PROBE_S = 20
+_ATTENTION_SCALE = 0.1
+"""Random attention averages a clip's frames, and 26 layers of it would make them all alike."""
+
 _LOG_MEL_MEAN, _LOG_MEL_DEVIATION = 10.0, 4.0
 """About those of speech."""
 
@@ -68,7 +71,8 @@ def _drawn(name: str, shape: tuple[int, ...], generator: torch.Generator) -> tor
         return torch.zeros(shape)
     if last == "weight_g" or len(shape) == 1:  # an output channel's norm, a LayerNorm's scale
         return torch.ones(shape)
-    return torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
+    scale = _ATTENTION_SCALE if name.endswith("out_proj.weight") else 1.0
+    return scale * torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
 
 
 @torch.no_grad()
