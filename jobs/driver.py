@@ -22,7 +22,8 @@ from jobs.view import RunView
 from pipeline.commit import Committed
 from pipeline.errors import FailureKind, InfraError, RefusedError, ReplicaLostError, StoreDeniedError
 from pipeline.ledger import Ledger, ShardState
-from pipeline.manifest import ManifestRow, write_manifest
+from pipeline.manifest import write_manifest
+from pipeline.manifest_rows import ManifestRow
 from pipeline.records import FailureRecord, InputRecord, State, StatusRecord
 from pipeline.types import Shard, Task
 

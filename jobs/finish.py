@@ -12,7 +12,7 @@ from jobs.prepare import OpenJob
 from jobs.view import RunView
 from pipeline.commit import find_commit
 from pipeline.layout import TOKEN_FOLDERS
-from pipeline.manifest import fold_commits, sum_counts, write_manifest
+from pipeline.manifest import Manifest, fold_commits, write_manifest
 from pipeline.orphans import delete_unnamed, unnamed_objects
 from pipeline.records import Counts, State
 from pipeline.types import Shard
@@ -113,34 +113,35 @@ def finish(
     write_manifest(job.store, job.place, manifest)
     failed = {shard.uri: why for shard, why in failed_now.items() if shard.shard_id not in manifest.rows}
     unfinished = []
+    etags = manifest.rows.input_etags()
     for shard in job.listing.shards:
-        row = manifest.rows.get(shard.shard_id)
+        etag = etags.get(shard.shard_id)
         before = job.failed_before.get(shard.shard_id)
-        if row is not None and row.record.input.etag != shard.etag:
+        if etag is not None and etag != shard.etag:
             failed[shard.uri] = "its commit is of another version of the object; run again with --redo-changed"
-        elif row is None and before is not None:
+        elif etag is None and before is not None:
             failed[shard.uri] = f"given up by an earlier run (--retry-failed takes it again): {before.message}"
-        elif row is None and shard.uri not in failed:
+        elif etag is None and shard.uri not in failed:
             unfinished.append(shard.uri)
     # A named input that is gone needs not be there any more once it is committed.
     named = [Shard(uri, 0, "") for uri in job.listing.missing]
     missing = tuple(shard.uri for shard in named if shard.shard_id not in manifest.rows)
     complete = not (failed or unfinished or missing)
-    orphans = _sweep(job) if complete else ()
+    orphans = _sweep(job, manifest) if complete else ()
     asked = [shard.shard_id for shard in (*job.listing.shards, *named)]
-    listed = [manifest.rows[shard_id] for shard_id in asked if shard_id in manifest.rows]
-    counts = sum_counts(row.record.counts for row in listed)
+    num_committed = sum(shard_id in manifest.rows for shard_id in asked)
+    counts = manifest.rows.sum_counts(asked)
     return RunReport(
         state="complete" if complete else "interrupted" if interrupted else "incomplete",
         output=job.place.base,
         num_shards=job.num_shards,
-        num_committed=len(listed),
+        num_committed=num_committed,
         num_committed_now=view.num_ours,
         failed=failed,
         missing=missing,
         unfinished=tuple(unfinished),
         orphans=orphans,
-        num_others=len(manifest.rows) - len(listed),
+        num_others=len(manifest.rows) - num_committed,
         carried_nowhere=tuple(s for s in job.config.carry if counts.num_rows and not counts.carried.get(s)),
         counts=counts,
         unsafe_store=job.unsafe_store,
@@ -149,11 +150,11 @@ def finish(
     )
 
 
-def _sweep(job: OpenJob) -> tuple[str, ...]:
+def _sweep(job: OpenJob, manifest: Manifest) -> tuple[str, ...]:
     """Delete token objects that the commits of their shards do not name; returns those of shards without a commit."""
     orphans: list[str] = []
     listed = chain.from_iterable(job.store.list(job.place.uri(folder)) for folder in TOKEN_FOLDERS)
-    for shard_id, found in unnamed_objects(listed, job.place, job.manifest).items():
+    for shard_id, found in unnamed_objects(listed, job.place, manifest).items():
         standing = find_commit(job.store, job.place, shard_id)
         if standing is None:  # another driver may be about to commit them
             orphans += (job.place.path(info.uri) for info in found)

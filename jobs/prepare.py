@@ -16,7 +16,8 @@ from pipeline.config import Device, JobConfig, fingerprint, fingerprint_parts
 from pipeline.errors import ConfigError, DataError, OtherJobError, RefusedError, UnsafeStoreError
 from pipeline.job import claim_job
 from pipeline.layout import OutputPlace, output_place
-from pipeline.manifest import Manifest, ManifestRow, fold_commits
+from pipeline.manifest import Manifest, fold_commits
+from pipeline.manifest_rows import ManifestRow
 from pipeline.records import RECORD_BYTES_MAX, CodecRecord, FailureRecord, JobRecord
 from pipeline.shards import Listing, list_shards
 from pipeline.storage import Store, Stores, probe_put_if_absent
@@ -148,7 +149,7 @@ def _claim(config: JobConfig, store: Store, place: OutputPlace, info: CodecInfo,
 
 
 def _check_fingerprints(manifest: Manifest) -> None:
-    strange = [i for i, row in manifest.rows.items() if row.record.fingerprint != manifest.fingerprint]
+    strange = manifest.rows.strange()
     if strange:
         raise OtherJobError(
             f"{len(strange)} commit records are of another job ({_some(strange)}); the output place was mixed "
@@ -161,9 +162,9 @@ def _without_changed(
 ) -> Manifest:
     """Refuse inputs that changed after their commit, or with `redo_changed` take back their commits."""
     changed: list[tuple[Shard, str]] = []
+    etags = manifest.rows.input_etags()
     for shard in listing.shards:
-        row = manifest.rows.get(shard.shard_id)
-        if row is not None and row.record.input.etag != shard.etag:
+        if etags.get(shard.shard_id, shard.etag) != shard.etag:
             record = find_commit(store, place, shard.shard_id)  # the manifest is derived: it may be damaged
             if record is not None and record.input.etag == shard.etag:
                 manifest.rows[shard.shard_id] = ManifestRow(record, commit_etag="")

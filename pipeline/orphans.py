@@ -20,12 +20,12 @@ def unnamed_objects(
     listed: Iterable[ObjectInfo], place: OutputPlace, manifest: Manifest
 ) -> dict[str, list[ObjectInfo]]:
     """Token objects by shard id that the manifest does not name, which may be out of date: so these are candidates."""
+    named = manifest.rows.object_paths()
     found: dict[str, list[ObjectInfo]] = {}
     for info in listed:
         path = place.path(info.uri)
-        owner = parse_token_path(path)
-        known = manifest.rows.get(owner[0]) if owner else None
-        if owner and (known is None or path not in {item.path for item in known.record.objects}):
+        owner = parse_token_path(path) if path not in named else None
+        if owner:
             found.setdefault(owner[0], []).append(info)
     return found
 

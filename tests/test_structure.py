@@ -46,7 +46,7 @@ STAGES: tuple[frozenset[str], ...] = (
     frozenset({"turn", "encoder"}),
     frozenset({"writer"}),
     frozenset({"layout", "records", "job", "commit"}),
-    frozenset({"manifest", "orphans"}),
+    frozenset({"manifest_rows", "manifest", "orphans"}),
 )
 """The stages in the order of the data, each with its parts. A stage never imports a later one, and takes the values
 of at most one earlier one; only `worker` joins them."""
