@@ -70,11 +70,13 @@ class Driver:
         self._ledger = Ledger(job.todo, self._running, rng)
         self._denials = Denials(self._running, rng)
         self._replicas: dict[str, _Replica] = {}
+        self._idle: dict[str, None] = {}
+        self._has_room: dict[str, None] = {}
         self._failed_starts = 0
         self._started_unix_s = time.time()
         now_s = clock()
         self._waiting_s = now_s + WAITING_EVERY_S
-        self._adjust_s = self._status_s = self._manifest_s = now_s
+        self._tick_s = self._adjust_s = self._status_s = self._manifest_s = now_s
         self._view = RunView(
             num_shards=job.num_shards,
             num_done_before=job.num_done,
@@ -153,30 +155,55 @@ class Driver:
                 self._hand_out(now_s)
             for event in self._executor.poll(self._running.tick_s):
                 self._take(event, self._clock())
+            now_s = self._clock()
+            if now_s < self._tick_s:
+                continue
+            self._tick_s = now_s + self._running.tick_s
             try:
-                self._watch(self._clock())
+                self._watch(now_s)
             except ReplicaLostError as error:  # of an executor that has no other: what is committed is reported
                 self._display.say(str(error))
                 return
-            self._keep_up(self._clock())
+            self._keep_up(now_s)
 
     def _hand_out(self, now_s: float) -> None:
-        """One shard to each idle replica first, then one to read ahead."""
-        for depth in range(self._running.shards_in_flight):
-            for name, replica in self._replicas.items():
-                if len(replica.tasks) != depth:
-                    continue
-                task = self._ledger.lease(now_s, name, uuid4().hex)
-                if task is None:
-                    continue
-                replica.tasks[task.attempt] = task
-                replica.moved_s[task.attempt] = now_s
-                self._executor.submit(name, task)
+        """One shard to each idle replica first, then one to read ahead.
+
+        A thousand replicas end hundreds of shards a second, so only those are looked at that an event gave room; the
+        others, whom the ledger has refused before, once a tick.
+        """
+        for name in list(self._idle) if self._ledger.has_ready(now_s, alone=True) else ():
+            if not self._offer(now_s, name):
+                return
+        names, self._has_room = self._has_room, {}
+        for depth in range(1, self._running.shards_in_flight):
+            for name in names:
+                replica = self._replicas.get(name)
+                if replica is not None and len(replica.tasks) == depth:
+                    if not self._ledger.has_ready(now_s, alone=False):
+                        return
+                    self._offer(now_s, name)
+
+    def _offer(self, now_s: float, name: str) -> bool:
+        """Submit the shard that the ledger has for a replica, if any."""
+        num_replicas = max(len(self._replicas), self._view.num_replicas_wanted)
+        task = self._ledger.lease(now_s, name, uuid4().hex, num_replicas=num_replicas)
+        if task is None:
+            return False
+        replica = self._replicas[name]
+        replica.tasks[task.attempt] = task
+        replica.moved_s[task.attempt] = now_s
+        if name in self._idle:
+            del self._idle[name]
+            self._has_room[name] = None
+        self._executor.submit(name, task)
+        return True
 
     def _take(self, event: Event, now_s: float) -> None:
         match event:
             case ReplicaUp(name, where):
                 self._replicas[name] = _Replica()
+                self._idle[name] = None
                 self._failed_starts = 0
                 self._display.say(f"replica {name} is up on {where}")
             case Alive(name, progress) if name in self._replicas:
@@ -187,6 +214,7 @@ class Driver:
                 if replica is not None:
                     for known in (replica.tasks, replica.marks, replica.moved_s):
                         known.pop(task.attempt, None)
+                    (self._has_room if replica.tasks else self._idle)[name] = None
                 self._settle(task, outcome, now_s)
             case ReplicaDown(name, why, failure):
                 self._lose(name, why, now_s)
@@ -255,6 +283,7 @@ class Driver:
     def _lose(self, name: str, why: str, now_s: float) -> None:
         """A replica is gone: its attempts end, and their shards are tried again."""
         replica = self._replicas.pop(name, None)
+        self._idle.pop(name, None)
         lost = self._ledger.replica_lost(now_s, name, why)
         if replica is None:
             return
@@ -290,7 +319,8 @@ class Driver:
             self._lose(name, why, now_s)
 
     def _keep_up(self, now_s: float) -> None:
-        """The periodic work: replicas, display, status, manifest."""
+        """What is done once a tick, however many events there were: replicas, display, status, manifest."""
+        self._has_room.update(dict.fromkeys(self._replicas))
         self._view.audio_s_under_way = sum(m.audio_s for r in self._replicas.values() for m in r.marks.values())
         self._view.mark(now_s)
         self._display.update(self._view, now_s)

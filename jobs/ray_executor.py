@@ -8,11 +8,15 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import queue
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import ip_address
 from math import floor
 from typing import Any, Literal
@@ -62,27 +66,41 @@ class ReplicaActor:
 
 
 _remote: Any = ray.remote  # its type knows no concurrency groups
-_RemoteReplica = _remote(concurrency_groups={"control": 1})(ReplicaActor)
+
+
+class _Start:
+    """The call that loads the codec."""
+
+
+class _AskForLife:
+    """The call that asks how far the attempts are."""
+
+
+_Call = _Start | _AskForLife | Task
 
 
 @dataclass
 class _Handle:
     actor: Any
-    starting: Any
     started_s: float
-    tasks: dict[Any, Task] = field(default_factory=dict)
-    asking: Any = None
-    asked_s: float = 0.0
     up: bool = False
 
 
 class RayExecutor:
-    """Keeps the wanted number of actors and turns what becomes of their calls into events."""
+    """Keeps the wanted number of actors and turns what becomes of their calls into events.
 
-    def __init__(self, config: JobConfig) -> None:
+    Ray itself puts each call that ended into a queue: to wait for all calls of a thousand replicas anew at every event
+    (`ray.wait`) would cost more the more there are.
+    """
+
+    def __init__(self, config: JobConfig, replica_class: type | None = None) -> None:
+        """Connect to Ray; `replica_class` has the methods of `ReplicaActor`, which it is by default."""
         self._config = config
+        self._remote_replica = _remote(concurrency_groups={"control": 1})(replica_class or ReplicaActor)
         self._setup: Any = None
         self._replicas: dict[str, _Handle] = {}
+        self._ended: queue.SimpleQueue[tuple[str, _Call, Future[Any]]] = queue.SimpleQueue()
+        self._due: deque[tuple[float, str]] = deque()
         self._device: Device = "cpu"
         self._connected_here = not ray.is_initialized()
         self._own_ray = self._connected_here and _connect(config)
@@ -122,21 +140,16 @@ class RayExecutor:
 
     def submit(self, replica: str, task: Task) -> None:
         """Call `process` on the actor."""
-        handle = self._replicas[replica]
-        handle.tasks[handle.actor.process.remote(task)] = task
+        self._follow(replica, task, self._replicas[replica].actor.process.remote(task))
 
     def poll(self, timeout_s: float) -> Sequence[Event]:
         """Wait for the first call to end, then take all that have."""
         self._ask_for_life()
-        refs = [ref for handle in self._replicas.values() for ref in _refs(handle)]
-        if not refs:
-            time.sleep(timeout_s)
-            return []
-        ray.wait(refs, num_returns=1, timeout=timeout_s, fetch_local=False)
-        ready = set(ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0])
         events: list[Event] = []
-        for name, handle in list(self._replicas.items()):
-            events += self._events(name, handle, ready)
+        with suppress(queue.Empty):
+            events += self._events(*self._ended.get(timeout=timeout_s))
+            while True:
+                events += self._events(*self._ended.get_nowait())
         return events + self._slow_starters()
 
     def give_up(self, replica: str) -> None:
@@ -174,7 +187,7 @@ class RayExecutor:
 
     def _add(self) -> None:
         in_flight = self._config.running.shards_in_flight
-        actor = _RemoteReplica.options(
+        actor = self._remote_replica.options(
             num_cpus=self._config.ray.cpus_per_replica,
             num_gpus=self._gpus(),
             memory=self._config.ray.memory_bytes_per_replica or None,
@@ -185,38 +198,42 @@ class RayExecutor:
             scheduling_strategy="SPREAD",
         ).remote()
         name = uuid4().hex[:8]
-        self._replicas[name] = _Handle(actor, actor.start.remote(self._setup), time.monotonic())
+        self._replicas[name] = _Handle(actor, time.monotonic())
+        self._follow(name, _Start(), actor.start.remote(self._setup))
+
+    def _follow(self, name: str, call: _Call, ref: Any) -> None:
+        """Have Ray tell, from a thread of its own, when a call ends."""
+        ref.future().add_done_callback(lambda future: self._ended.put((name, call, future)))
 
     def _ask_for_life(self) -> None:
         now_s = time.monotonic()
-        for handle in self._replicas.values():
-            due = now_s - handle.asked_s >= self._config.running.heartbeat_s
-            if handle.up and handle.asking is None and due:
-                handle.asking, handle.asked_s = handle.actor.progress.remote(), now_s
+        while self._due and self._due[0][0] <= now_s:
+            _, name = self._due.popleft()
+            if name in self._replicas:
+                self._follow(name, _AskForLife(), self._replicas[name].actor.progress.remote())
 
-    def _events(self, name: str, handle: _Handle, ready: set[Any]) -> list[Event]:
-        events: list[Event] = []
+    def _events(self, name: str, call: _Call, future: Future[Any]) -> list[Event]:
+        """What a call that ended means; nothing when its replica was given up meanwhile."""
+        handle = self._replicas.get(name)
+        if handle is None:
+            return []
         try:
-            if handle.starting in ready:
-                where = ray.get(handle.starting)
-                handle.starting = None
-                if isinstance(where, Failure):
-                    self.give_up(name)
-                    return [ReplicaDown(name, f"it could not start: {where.message}", where)]
-                handle.up = True
-                events.append(ReplicaUp(name, where))
-            if handle.asking in ready:
-                events.append(Alive(name, ray.get(handle.asking)))
-                handle.asking = None
-            for ref in [ref for ref in handle.tasks if ref in ready]:
-                outcome = ray.get(ref)
-                events.append(Ended(name, handle.tasks.pop(ref), outcome))
+            outcome = future.result()
         except RayError as error:
             # Whatever the call was: the actor or its node is gone. The attempts' true outcome is in the store.
             self.give_up(name)
             lost = Failure.of(ReplicaLostError(_first_line(error))) if not handle.up else None
-            events.append(ReplicaDown(name, _first_line(error), lost))
-        return events
+            return [ReplicaDown(name, _first_line(error), lost)]
+        if isinstance(call, Task):
+            return [Ended(name, call, outcome)]
+        if isinstance(outcome, Failure):
+            self.give_up(name)
+            return [ReplicaDown(name, f"it could not start: {outcome.message}", outcome)]
+        self._due.append((time.monotonic() + self._config.running.heartbeat_s, name))
+        if isinstance(call, _AskForLife):
+            return [Alive(name, outcome)]
+        handle.up = True
+        return [ReplicaUp(name, outcome)]
 
     def _slow_starters(self) -> list[Event]:
         """Replicas that were placed but do not come up; those not yet placed may wait for room in the cluster."""
@@ -314,11 +331,6 @@ def _nodes() -> list[dict[str, float]]:
 def _cluster() -> dict[str, float]:
     """The resources of all nodes."""
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-
-
-def _refs(handle: _Handle) -> list[Any]:
-    calls = [ref for ref in (handle.starting, handle.asking) if ref is not None]
-    return calls + list(handle.tasks)
 
 
 def _fits(node: Mapping[str, float], needs: Mapping[str, float]) -> int:

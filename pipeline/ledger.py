@@ -32,6 +32,11 @@ class ShardState(StrEnum):
     COMMITTED = "committed"
     FAILED = "failed"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the shard is still to be done."""
+        return self in (ShardState.PENDING, ShardState.LEASED)
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -48,16 +53,26 @@ class _Entry:
     shard: Shard
     state: ShardState = ShardState.PENDING
     lease: Lease | None = None
-    num_tries: Counter[FailureKind] = field(default_factory=Counter)
+    num_tries: dict[FailureKind, int] = field(default_factory=dict)
     num_deaths: int = 0
     why: str = ""
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a replica has leases for."""
+
+    attempts: set[str] = field(default_factory=set)
+    num_bytes: int = 0
 
 
 class Ledger:
     """All shards that a run has to do.
 
-    Shards are leased largest first. A shard that was on a replica when it died is tried again alone on a
-    replica, so that the next death shows whose fault it is.
+    Shards are leased largest first. A replica that has one gets another to read ahead only while it would hold no more
+    than its share of the bytes that are left: else the shard would wait behind its first one while others fall idle.
+    A shard that was on a replica when it died is tried again alone on a replica, so that the next death shows whose
+    fault it is.
     """
 
     def __init__(self, shards: Iterable[Shard], config: RunningConfig, rng: random.Random) -> None:
@@ -65,10 +80,12 @@ class Ledger:
         self._rng = rng
         self._entries = {shard.shard_id: _Entry(shard) for shard in shards}
         self._attempts: dict[str, Lease] = {}
-        self._by_replica: dict[str, set[str]] = {}
+        self._by_replica: dict[str, _Held] = {}
         self._states: Counter[ShardState] = Counter({ShardState.PENDING: len(self._entries)})
         self._ready = [(-entry.shard.size_bytes, shard_id) for shard_id, entry in self._entries.items()]
         heapq.heapify(self._ready)
+        self._failed: dict[str, None] = {}
+        self._bytes_left = sum(entry.shard.size_bytes for entry in self._entries.values())
         self._suspects: list[tuple[int, str]] = []
         self._delayed: list[tuple[float, str]] = []
 
@@ -88,42 +105,58 @@ class Ledger:
 
     def failures(self) -> Iterator[tuple[Shard, str]]:
         """The failed shards, with why."""
-        for entry in self._entries.values():
-            if entry.state is ShardState.FAILED:
-                yield entry.shard, entry.why
+        for shard_id in self._failed:
+            entry = self._entries[shard_id]
+            yield entry.shard, entry.why
 
     def unfinished(self) -> Iterator[Shard]:
         """Shards neither committed nor failed."""
         for entry in self._entries.values():
-            if entry.state in (ShardState.PENDING, ShardState.LEASED):
+            if entry.state.is_open:
                 yield entry.shard
 
     def attempts_of(self, replica: str) -> list[str]:
         """Attempts that a replica holds a lease for."""
-        return sorted(self._by_replica.get(replica, ()))
+        held = self._by_replica.get(replica)
+        return sorted(held.attempts) if held else []
 
-    def lease(self, now_s: float, replica: str, attempt: str) -> Task | None:
-        """Give the replica the largest shard that is ready, as `attempt`; None when there is none for it."""
+    def has_ready(self, now_s: float, *, alone: bool) -> bool:
+        """Whether a shard could be leased now, by a replica that holds none (`alone`) or some."""
         self._wake(now_s)
-        held = self._by_replica.get(replica, set())
-        if any(self._entries[self._attempts[other].shard_id].num_deaths for other in held):
+        return self._first(self._ready) is not None or (alone and self._first(self._suspects) is not None)
+
+    def lease(self, now_s: float, replica: str, attempt: str, *, num_replicas: int = 1) -> Task | None:
+        """Give the replica, one of so many, the largest shard that is ready, as `attempt`; None: there is none for it.
+
+        A replica that holds none gets one whenever one is ready.
+        """
+        self._wake(now_s)
+        held = self._by_replica.get(replica)
+        if held is None:
+            queue = self._ready if self._first(self._ready) is not None else self._suspects
+        elif any(self._entries[self._attempts[other].shard_id].num_deaths for other in held.attempts):
             return None  # a suspect is tried alone
-        shard_id = self._pop(self._ready)
-        if shard_id is None and not held:
-            shard_id = self._pop(self._suspects)
+        else:
+            queue = self._ready
+        shard_id = self._first(queue)
         if shard_id is None:
             return None
         entry = self._entries[shard_id]
+        if held and (held.num_bytes + entry.shard.size_bytes) * num_replicas > self._bytes_left:
+            return None
+        heapq.heappop(queue)
         lease = Lease(shard_id, attempt, replica, now_s + self._config.lease_s)
         entry.lease = lease
         self._attempts[attempt] = lease
-        self._by_replica.setdefault(replica, set()).add(attempt)
+        held = self._by_replica.setdefault(replica, _Held())
+        held.attempts.add(attempt)
+        held.num_bytes += entry.shard.size_bytes
         self._move(entry, ShardState.LEASED)
         return Task(entry.shard, attempt)
 
     def renew(self, now_s: float, replica: str) -> None:
         """A sign of life: all leases of the replica run anew from now."""
-        for attempt in self._by_replica.get(replica, ()):
+        for attempt in self.attempts_of(replica):
             old = self._attempts[attempt]
             lease = Lease(old.shard_id, attempt, replica, now_s + self._config.lease_s)
             self._attempts[attempt] = lease
@@ -150,7 +183,7 @@ class Ledger:
             return False
         entry = self._entries[lease.shard_id]
         self._release(entry)
-        entry.num_tries[kind] += 1
+        entry.num_tries[kind] = entry.num_tries.get(kind, 0) + 1
         entry.why = why
         self._again_or_fail(entry, now_s, kind, entry.num_tries[kind] >= self._tries_max(kind))
         return True
@@ -194,7 +227,7 @@ class Ledger:
         if used_up:
             self._move(entry, ShardState.FAILED)
             return
-        tries = entry.num_tries[kind] + entry.num_deaths
+        tries = entry.num_tries.get(kind, 0) + entry.num_deaths
         wait_s = jittered_wait_s(
             tries,
             backoff_s=self._config.retry_backoff_s,
@@ -211,23 +244,31 @@ class Ledger:
             where = self._suspects if entry.num_deaths else self._ready
             heapq.heappush(where, (-entry.shard.size_bytes, shard_id))
 
-    def _pop(self, heap: list[tuple[int, str]]) -> str | None:
-        while heap:
-            _, shard_id = heapq.heappop(heap)
-            if self._entries[shard_id].state is ShardState.PENDING:  # else a late commit came in between
+    def _first(self, queue: list[tuple[int, str]]) -> str | None:
+        """The largest shard of a queue; it stays there."""
+        while queue:
+            shard_id = queue[0][1]
+            if self._entries[shard_id].state is ShardState.PENDING:
                 return shard_id
+            heapq.heappop(queue)  # a late commit came in between
         return None
 
     def _release(self, entry: _Entry) -> None:
         if entry.lease is not None:
             del self._attempts[entry.lease.attempt]
             held = self._by_replica[entry.lease.replica]
-            held.discard(entry.lease.attempt)
-            if not held:
+            held.attempts.discard(entry.lease.attempt)
+            held.num_bytes -= entry.shard.size_bytes
+            if not held.attempts:
                 del self._by_replica[entry.lease.replica]
             entry.lease = None
 
     def _move(self, entry: _Entry, state: ShardState) -> None:
         self._states[entry.state] -= 1
         self._states[state] += 1
+        self._bytes_left += entry.shard.size_bytes * (state.is_open - entry.state.is_open)
+        if state is ShardState.FAILED:
+            self._failed[entry.shard.shard_id] = None
+        elif entry.state is ShardState.FAILED:
+            del self._failed[entry.shard.shard_id]
         entry.state = state

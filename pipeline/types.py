@@ -45,8 +45,10 @@ class Shard:
     @property
     def shard_id(self) -> str:
         """File stem + `-` + 8 hex of the SHA-256 of the URI: stable when the listing grows."""
-        stem = PurePosixPath(self.uri).name.removesuffix(".tar")
-        return f"{stem}-{hashlib.sha256(self.uri.encode()).hexdigest()[:8]}"
+        name = self.uri.rpartition("/")[2]
+        if name in ("", "."):  # which a path does not count as names; a path object for each of a million is too slow
+            name = PurePosixPath(self.uri).name
+        return f"{name.removesuffix('.tar')}-{hashlib.sha256(self.uri.encode()).hexdigest()[:8]}"
 
 
 class RejectReason(StrEnum):

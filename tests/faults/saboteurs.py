@@ -79,7 +79,7 @@ def sabotage_replicas(sabotages: Sequence[tuple[str, str, dict[str, Any]]]) -> N
             apply(sabotages)
             return super().start(setup)
 
-    executor._RemoteReplica = executor._remote(concurrency_groups={"control": 1})(Sabotaged)
+    executor.ReplicaActor = Sabotaged
 
 
 class _ScriptedStore:
