@@ -19,7 +19,7 @@ from pipeline.layout import OutputPlace, output_place
 from pipeline.manifest import Manifest, fold_commits
 from pipeline.manifest_rows import ManifestRow
 from pipeline.records import RECORD_BYTES_MAX, CodecRecord, FailureRecord, JobRecord
-from pipeline.shards import Listing, list_shards
+from pipeline.shards import Listing, StoreAt, list_shards
 from pipeline.storage import Store, Stores, probe_put_if_absent
 from pipeline.types import Shard
 
@@ -60,13 +60,15 @@ def absolute(config: JobConfig) -> JobConfig:
     return config.model_copy(update=places)
 
 
-def open_job(config: JobConfig, device: Device) -> OpenJob:
+def open_job(config: JobConfig, device: Device, *, stores: StoreAt | None = None) -> OpenJob:
     """List the inputs, know the codec, claim the output place, and find what is left to do.
+
+    `stores` gives the store of a URI; by default those that the config names.
 
     Raises `RefusedError` for whatever must be mended first, `codec.base.CodecError` for a codec that
     cannot be had.
     """
-    stores = Stores(config.storage, config.retry)
+    stores = stores or Stores(config.storage, config.retry)
     store = stores(config.output)
     place = OutputPlace(config.output)
     listing = list_shards(config.input, stores)

@@ -86,6 +86,7 @@ class Ledger:
         heapq.heapify(self._ready)
         self._failed: dict[str, None] = {}
         self._bytes_left = sum(entry.shard.size_bytes for entry in self._entries.values())
+        self._bytes_leased = 0
         self._suspects: list[tuple[int, str]] = []
         self._delayed: list[tuple[float, str]] = []
 
@@ -142,7 +143,7 @@ class Ledger:
         if shard_id is None:
             return None
         entry = self._entries[shard_id]
-        if held and (held.num_bytes + entry.shard.size_bytes) * num_replicas > self._bytes_left:
+        if held is not None and not self._is_fair(held.num_bytes, entry.shard.size_bytes, num_replicas):
             return None
         heapq.heappop(queue)
         lease = Lease(shard_id, attempt, replica, now_s + self._config.lease_s)
@@ -151,6 +152,7 @@ class Ledger:
         held = self._by_replica.setdefault(replica, _Held())
         held.attempts.add(attempt)
         held.num_bytes += entry.shard.size_bytes
+        self._bytes_leased += entry.shard.size_bytes
         self._move(entry, ShardState.LEASED)
         return Task(entry.shard, attempt)
 
@@ -216,6 +218,14 @@ class Ledger:
         """When the next delayed shard becomes ready; None when none is delayed."""
         return self._delayed[0][0] if self._delayed else None
 
+    def _is_fair(self, held_bytes: int, more_bytes: int, num_replicas: int) -> bool:
+        """Whether a replica that takes more holds no more than its share of what is left.
+
+        How far the others are is not known in bytes: of what they hold, half counts as done.
+        """
+        left_bytes = self._bytes_left - (self._bytes_leased - held_bytes) / 2
+        return (held_bytes + more_bytes) * num_replicas <= left_bytes
+
     def _tries_max(self, kind: FailureKind) -> int:
         return {
             FailureKind.INFRA: self._config.infra_attempts_max,
@@ -259,6 +269,7 @@ class Ledger:
             held = self._by_replica[entry.lease.replica]
             held.attempts.discard(entry.lease.attempt)
             held.num_bytes -= entry.shard.size_bytes
+            self._bytes_leased -= entry.shard.size_bytes
             if not held.attempts:
                 del self._by_replica[entry.lease.replica]
             entry.lease = None

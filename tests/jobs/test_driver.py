@@ -153,6 +153,24 @@ def test_every_shard_is_tried_once_when_nothing_fails(tmp_path):
     assert records(tmp_path) == []
 
 
+def test_nothing_is_put_behind_a_shard_that_is_longer_than_its_share(tmp_path):
+    script = Script({})
+    script.takes_s = lambda: 5.0
+    sizes = {"a.tar": 1000, "b.tar": 20, "c.tar": 10, "d.tar": 5}
+    assert drive(tmp_path, script, sizes).exit_code == 0
+    assert script.submitted == ["a.tar", "b.tar", "c.tar", "d.tar"]
+    assert script.beside["c.tar"] == [["b.tar"]], "read ahead by the one with little to do"
+
+
+def test_a_shard_that_comes_back_goes_to_a_replica_that_is_idle(tmp_path):
+    script = Script({"a.tar": [StoreUnavailableError("503")]})
+    script.takes_s = iter([5.0, 100.0, 5.0]).__next__
+    assert drive(tmp_path, script, {"a.tar": 30, "b.tar": 20}).exit_code == 0
+    assert script.tries == {"a.tar": 2, "b.tar": 1}
+    assert script.beside["a.tar"] == [[], []], "not behind b, which is under way"
+    assert script.now_s < 150
+
+
 def test_infra_failures_are_tried_again_until_they_pass(tmp_path):
     script = Script({"b.tar": [StoreUnavailableError("503")] * 4})
     report = drive(tmp_path, script)

@@ -132,6 +132,30 @@ def test_given_back_is_ready_at_once_and_costs_no_try():
     assert ledger.lease(5, "r", "b") is not None
 
 
+def test_a_replica_reads_ahead_only_within_its_share_of_what_is_left():
+    ledger, (giant, *_) = ledger_of(1000, 20, 10, 5)
+    assert ledger.lease(0, "r1", "a", num_replicas=2).shard == giant
+    assert ledger.lease(0, "r2", "b", num_replicas=2).shard.size_bytes == 20
+    assert ledger.lease(0, "r1", "c", num_replicas=2) is None, "it would wait behind the giant"
+    assert ledger.lease(0, "r2", "d", num_replicas=2).shard.size_bytes == 10
+    ledger.committed(giant.shard_id)
+    assert ledger.lease(0, "r1", "e", num_replicas=2).shard.size_bytes == 5, "one that holds none always gets one"
+
+
+def test_the_last_shards_of_equal_size_are_left_for_those_who_fall_idle_first():
+    ledger, _ = ledger_of(*[10] * 7)
+    for name in "abc":
+        assert ledger.lease(0, name, name, num_replicas=3)
+    assert ledger.lease(0, "a", "a2", num_replicas=3), "4 are ready"
+    assert ledger.lease(0, "b", "b2", num_replicas=3) is None, "3 are: one for each to take when it is idle"
+
+
+def test_a_replica_that_is_alone_reads_ahead_to_the_end():
+    ledger, _ = ledger_of(10, 1)
+    assert ledger.lease(0, "r", "a", num_replicas=1)
+    assert ledger.lease(0, "r", "b", num_replicas=1)
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """Any order of events: no shard is lost, none is leased twice at once, and the run comes to its end."""
 
@@ -142,11 +166,16 @@ class LedgerMachine(RuleBasedStateMachine):
         self.leased: dict[str, tuple[str, str]] = {}
         self.attempts = 0
 
-    @rule(replica=st.sampled_from("xyz"))
-    def lease(self, replica):
+    @rule(replica=st.sampled_from("xyz"), num_replicas=st.integers(1, 9))
+    def lease(self, replica, num_replicas):
         self.attempts += 1
         attempt = f"a{self.attempts}"
-        task = self.ledger.lease(self.now_s, replica, attempt)
+        is_idle = replica not in {holder for _, holder in self.leased.values()}
+        is_ready = self.ledger.has_ready(self.now_s, alone=is_idle)
+        task = self.ledger.lease(self.now_s, replica, attempt, num_replicas=num_replicas)
+        assert task is None or is_ready
+        if is_idle:
+            assert (task is not None) == is_ready, "a replica that holds none gets one whenever one is ready"
         if task is not None:
             assert task.shard.shard_id not in {shard_id for shard_id, _ in self.leased.values()}
             self.leased[attempt] = (task.shard.shard_id, replica)
@@ -179,6 +208,13 @@ class LedgerMachine(RuleBasedStateMachine):
         assert sum(self.ledger.counts.values()) == len(self.shards)
         assert self.ledger.counts[ShardState.LEASED] == len(self.leased)
         assert all(count >= 0 for count in self.ledger.counts.values())
+
+    @invariant()
+    def what_is_left_is_counted_in_bytes(self):
+        assert self.ledger._bytes_left == sum(shard.size_bytes for shard in self.ledger.unfinished())
+        leased = {shard_id for shard_id, _ in self.leased.values()}
+        assert self.ledger._bytes_leased == sum(s.size_bytes for s in self.shards if s.shard_id in leased)
+        assert len(list(self.ledger.failures())) == self.ledger.counts[ShardState.FAILED]
 
     def teardown(self):
         for attempt in list(self.leased):
