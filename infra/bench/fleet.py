@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
 
-from jobs.display import Display
 from jobs.driver import Driver
 from jobs.executor import Alive, Ended, Event, ReplicaDown, ReplicaUp
 from jobs.finish import RunReport
@@ -68,13 +67,12 @@ class Fleet:
 
     A replica encodes one batch at a time, of its oldest shard that has one ready. Data is ready in the order in which
     shards were handed out, and faster than it is encoded: so the device does one shard after the other.
-    `cpu_s` is the processor time spent in here, which is not the driver's.
+    `cpu_s` is the processor time spent in here, which is not the driver's; at `closed_s` of it the run was over.
     """
 
     def __init__(self, config: FleetConfig) -> None:
         self._config = config
         self._rng = random.Random(config.seed)
-        self._store: Store
         self._job: OpenJob
         self._replicas: dict[str, _Replica] = {}
         self._events: list[tuple[float, int, str, object]] = []
@@ -84,6 +82,8 @@ class Fleet:
         self.now_s = 0.0
         self.busy_s = 0.0
         self.cpu_s = 0.0
+        self.closed_s = 0.0
+        self.num_attempts = 0
         self.num_events: Counter[str] = Counter()
 
     def opened(self, job: OpenJob) -> None:
@@ -119,6 +119,7 @@ class Fleet:
         began_s = time.process_time()
         state, config = self._replicas[replica], self._config
         state.tasks[task.attempt] = task
+        self.num_attempts += 1
         work_s = task.shard.size_bytes / WAV_BYTES_PER_S / state.speed
         fails = self._rng.random() < config.failure_rate
         start_s = max(state.free_s, self.now_s + config.lead_s)
@@ -149,6 +150,7 @@ class Fleet:
     def close(self) -> None:
         """Nothing goes on."""
         self._events.clear()
+        self.closed_s = time.process_time()
 
     def ideal_s(self, audio_s: Sequence[float]) -> float:
         """No order of these shards ends sooner, were there no waits and no faults."""
@@ -226,22 +228,29 @@ def commit_at_once(job: OpenJob, task: Task) -> Committed:
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """A run that was driven to its end: what came of it, in simulated seconds and in the driver's processor time."""
+    """A run that was driven to its end: what came of it, and the driver's own processor time."""
 
     report: RunReport
     open_cpu_s: float
-    run_cpu_s: float
+    loop_cpu_s: float
+    finish_cpu_s: float
+
+    @property
+    def cpu_s(self) -> float:
+        """From the listing to the last deletion."""
+        return self.open_cpu_s + self.loop_cpu_s + self.finish_cpu_s
 
 
-def drive(fleet: Fleet, config: JobConfig, store: Store, display: Display | None = None) -> Drive:
-    """Open a job and run it on the fleet; processor time is the driver's own, from the listing to the last deletion."""
+def drive(fleet: Fleet, config: JobConfig, store: Store) -> Drive:
+    """Open a job and run it on the fleet."""
     began_s = time.process_time()
     job = open_job(config, "cpu", stores=lambda _: store)
     fleet.opened(job)
     open_s = time.process_time()
-    driver = Driver(job, fleet, display or Silent(), Interrupts(), clock=fleet.clock, rng=random.Random(1))
+    driver = Driver(job, fleet, Silent(), Interrupts(), clock=fleet.clock, rng=random.Random(1))
     report = driver.run()
-    return Drive(report, open_s - began_s, time.process_time() - open_s - fleet.cpu_s)
+    ended_s = time.process_time()
+    return Drive(report, open_s - began_s, fleet.closed_s - open_s - fleet.cpu_s, ended_s - fleet.closed_s)
 
 
 def job_config(base: str, **running: object) -> JobConfig:

@@ -49,7 +49,7 @@ class MemoryStore:
         """None: its ETags are no checksums."""
         return None
 
-    def put(self, uri: str, data: bytes, *, size_bytes: int | None = None) -> ObjectInfo:
+    def put(self, uri: str, data: bytes, size_bytes: int | None = None) -> ObjectInfo:
         """Write an object; `size_bytes` lets it pass for a larger one."""
         info = ObjectInfo(uri, len(data) if size_bytes is None else size_bytes, f"{next(self._etags):032x}")
         self._objects[uri] = (info, data)

@@ -71,7 +71,7 @@ def over_ideal(case: _Case) -> float:
     for index, draw in enumerate(draws):
         size_bytes = round(draw * scale)
         audio_s.append(size_bytes / WAV_BYTES_PER_S)
-        store.put(f"{BASE}/in/shard-{index:06d}.tar", b"", size_bytes=size_bytes)
+        store.put(f"{BASE}/in/shard-{index:06d}.tar", b"", size_bytes)
     mean_s = MEAN_S / SPEED
     fleet = Fleet(
         FleetConfig(
