@@ -47,12 +47,15 @@ def _started(config: JobConfig, interrupts: Interrupts) -> Executor:
     return executor
 
 
-def make_executor(config: JobConfig) -> Executor:
-    """The executor that the config names; Ray is imported only when it is meant."""
+def make_executor(config: JobConfig, *, replica_class: type | None = None) -> Executor:
+    """The executor that the config names; Ray is imported only when it is meant.
+
+    `replica_class` takes the place of Ray's actors (`jobs.ray_executor.ReplicaActor`).
+    """
     if config.executor == "inline":
         return InlineExecutor()
     # Ray reads this when it is imported; without it a Ray of our own would listen on all interfaces of the host.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from jobs.ray_executor import RayExecutor
 
-    return RayExecutor(config)
+    return RayExecutor(config, replica_class)

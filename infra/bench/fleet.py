@@ -21,7 +21,7 @@ from jobs.view import RunView
 from pipeline.commit import Committed, commit
 from pipeline.config import Device, JobConfig, load_config
 from pipeline.errors import StoreUnavailableError
-from pipeline.layout import token_path
+from pipeline.layout import OutputPlace, token_path
 from pipeline.records import CommitRecord, Counts, InputRecord, ObjectRecord
 from pipeline.storage import Store
 from pipeline.types import Task
@@ -183,8 +183,12 @@ class Fleet:
         assert isinstance(what, tuple)
         task, fails = what
         del state.tasks[task.attempt]
-        outcome = Failure.of(StoreUnavailableError("503")) if fails else commit_at_once(self._job, task)
-        return [Ended(replica, task, outcome)]
+        return [Ended(replica, task, Failure.of(StoreUnavailableError("503")) if fails else self.finished(task))]
+
+    def finished(self, task: Task) -> Committed:
+        """A shard was encoded: its commit."""
+        job = self._job
+        return commit_at_once(job.store, job.place, job.setup.fingerprint, task)
 
 
 class Silent:
@@ -200,8 +204,13 @@ class Silent:
         """Leave nothing."""
 
 
-def commit_at_once(job: OpenJob, task: Task) -> Committed:
+def commit_at_once(store: Store, place: OutputPlace, fingerprint: str, task: Task) -> Committed:
     """Put the commit record that a shard of so many bytes of WAV would have; its one object is named, not put."""
+    return commit(store, place, record_of(fingerprint, task))
+
+
+def record_of(fingerprint: str, task: Task) -> CommitRecord:
+    """The commit record of a shard of WAV, with one object."""
     shard_id = task.shard.shard_id
     audio_s = task.shard.size_bytes / WAV_BYTES_PER_S
     num_rows = max(1, round(audio_s / CLIP_S))
@@ -215,15 +224,14 @@ def commit_at_once(job: OpenJob, task: Task) -> Committed:
         audio_s=audio_s,
     )
     path = token_path("tokens", shard_id, task.attempt)
-    record = CommitRecord(
+    return CommitRecord(
         shard_id=shard_id,
-        fingerprint=job.setup.fingerprint,
+        fingerprint=fingerprint,
         input=InputRecord.of(task.shard),
         attempt=task.attempt,
         objects=(ObjectRecord(path=path, num_bytes=task.shard.size_bytes // 10, sha256=SHA256),),
         counts=counts,
     )
-    return commit(job.store, job.place, record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +249,10 @@ class Drive:
         return self.open_cpu_s + self.loop_cpu_s + self.finish_cpu_s
 
 
-def drive(fleet: Fleet, config: JobConfig, store: Store) -> Drive:
-    """Open a job and run it on the fleet."""
+def drive(fleet: Fleet, config: JobConfig, store: Store | None = None) -> Drive:
+    """Open a job and run it on the fleet; its places are in `store`, or where its URIs say."""
     began_s = time.process_time()
-    job = open_job(config, "cpu", stores=lambda _: store)
+    job = open_job(config, "cpu", stores=None if store is None else lambda _: store)
     fleet.opened(job)
     open_s = time.process_time()
     driver = Driver(job, fleet, Silent(), Interrupts(), clock=fleet.clock, rng=random.Random(1))
