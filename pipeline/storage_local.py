@@ -73,11 +73,12 @@ class LocalStore:
         identity, entries = self._retry.call(lambda: _scan(folder))
         if identity in above:
             return
-        for entry, status in entries:
-            if stat.S_ISDIR(status.st_mode):
-                yield from self._walk(Path(entry.path), (*above, identity))
+        base = str(folder).rstrip("/")
+        for name, size_bytes, mtime_ns in entries:
+            if name.endswith("/"):
+                yield from self._walk(folder / name, (*above, identity))
             else:
-                yield _object_info(entry.path, status)
+                yield _object_info(f"{base}/{name}", size_bytes, mtime_ns)
 
     def stat(self, uri: str) -> ObjectInfo:
         """One file's size and ETag. Raises `ObjectMissingError` for a folder too."""
@@ -194,7 +195,7 @@ def _link_once(path: Path, data: bytes) -> ObjectInfo | None:
                 "file only if it is absent; choose an output on another file system or in object storage"
             ) from error
         _flush_folder(path.parent)
-        return _object_info(str(path), temporary.stat())  # the same file under its other name
+        return _info_of(str(path), temporary.stat())  # the same file under its other name
 
 
 @contextmanager
@@ -225,7 +226,7 @@ def _flush_folder(folder: Path) -> None:
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, ObjectInfo]]:
     """The open file and its info, taken from the open file so that a rename in between cannot mix two."""
     with _translated("read", path), path.open("rb") as file:
-        yield file, _object_info(str(path), os.fstat(file.fileno()))
+        yield file, _info_of(str(path), os.fstat(file.fileno()))
 
 
 def _stat(path: Path) -> ObjectInfo:
@@ -233,27 +234,31 @@ def _stat(path: Path) -> ObjectInfo:
         status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ObjectMissingError(f"{path} is there, but it is no file")
-    return _object_info(str(path), status)
+    return _info_of(str(path), status)
 
 
-Scanned = tuple[tuple[int, int], list[tuple["os.DirEntry[str]", os.stat_result]]]
+Scanned = tuple[tuple[int, int], list[tuple[str, int, int]]]
 
 
 def _scan(folder: Path) -> Scanned:
-    """A folder's identity (device, inode), and its files and folders in the order of their objects' names."""
+    """A folder's identity (device, inode), and its files and folders (`name/`) in the order of their objects' names.
+
+    Each with its size and its time in ns: no more, since a million are held at once.
+    """
     found = []
     with _translated("list", folder):
         try:
             status = folder.stat()
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    status_or_none = _entry_status(entry)
-                    if status_or_none is not None:
-                        found.append((entry, status_or_none))
+                    of_entry = _entry_status(entry)
+                    if of_entry is not None:
+                        # "a-b" comes before "a/b" among whole names though "a" comes before "a-b".
+                        name = entry.name + ("/" if stat.S_ISDIR(of_entry.st_mode) else "")
+                        found.append((name, of_entry.st_size, of_entry.st_mtime_ns))
         except (FileNotFoundError, NotADirectoryError):
             return (0, 0), []
-    # "a-b" comes before "a/b" among whole names though "a" comes before "a-b".
-    found.sort(key=lambda pair: pair[0].name + ("/" if stat.S_ISDIR(pair[1].st_mode) else ""))
+    found.sort()
     return (status.st_dev, status.st_ino), found
 
 
@@ -270,8 +275,12 @@ def _entry_status(entry: os.DirEntry[str]) -> os.stat_result | None:
     return status if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) else None
 
 
-def _object_info(path: str, status: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(path, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}", status.st_mtime)
+def _object_info(path: str, size_bytes: int, mtime_ns: int) -> ObjectInfo:
+    return ObjectInfo(path, size_bytes, f"{mtime_ns:x}-{size_bytes:x}", mtime_ns / 1e9)
+
+
+def _info_of(path: str, status: os.stat_result) -> ObjectInfo:
+    return _object_info(path, status.st_size, status.st_mtime_ns)
 
 
 @contextmanager

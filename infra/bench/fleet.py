@@ -209,8 +209,8 @@ def commit_at_once(store: Store, place: OutputPlace, fingerprint: str, task: Tas
     return commit(store, place, record_of(fingerprint, task))
 
 
-def record_of(fingerprint: str, task: Task) -> CommitRecord:
-    """The commit record of a shard of WAV, with one object."""
+def record_of(fingerprint: str, task: Task, *, sha256: str = SHA256) -> CommitRecord:
+    """The commit record of a shard of WAV, with one object of this hash."""
     shard_id = task.shard.shard_id
     audio_s = task.shard.size_bytes / WAV_BYTES_PER_S
     num_rows = max(1, round(audio_s / CLIP_S))
@@ -229,7 +229,7 @@ def record_of(fingerprint: str, task: Task) -> CommitRecord:
         fingerprint=fingerprint,
         input=InputRecord.of(task.shard),
         attempt=task.attempt,
-        objects=(ObjectRecord(path=path, num_bytes=task.shard.size_bytes // 10, sha256=SHA256),),
+        objects=(ObjectRecord(path=path, num_bytes=task.shard.size_bytes // 10, sha256=sha256),),
         counts=counts,
     )
 
@@ -239,6 +239,7 @@ class Drive:
     """A run that was driven to its end: what came of it, and the driver's own processor time."""
 
     report: RunReport
+    fingerprint: str
     open_cpu_s: float
     loop_cpu_s: float
     finish_cpu_s: float
@@ -258,7 +259,13 @@ def drive(fleet: Fleet, config: JobConfig, store: Store | None = None) -> Drive:
     driver = Driver(job, fleet, Silent(), Interrupts(), clock=fleet.clock, rng=random.Random(1))
     report = driver.run()
     ended_s = time.process_time()
-    return Drive(report, open_s - began_s, fleet.closed_s - open_s - fleet.cpu_s, ended_s - fleet.closed_s)
+    return Drive(
+        report=report,
+        fingerprint=job.setup.fingerprint,
+        open_cpu_s=open_s - began_s,
+        loop_cpu_s=fleet.closed_s - open_s - fleet.cpu_s,
+        finish_cpu_s=ended_s - fleet.closed_s,
+    )
 
 
 def job_config(base: str, **running: object) -> JobConfig:

@@ -40,7 +40,7 @@ def bench(arguments: argparse.Namespace) -> BenchReport:
     """Run the job once."""
     memory = MemoryStore()
     audio_s = put_inputs(memory, arguments.shards, arguments.shard_audio_s, arguments.sigma, arguments.seed)
-    store = CountedStore(memory, f"{BASE}/out")
+    store = CountedStore(memory, BASE)
     fleet = Fleet(
         FleetConfig(
             num_replicas=arguments.replicas,
@@ -70,8 +70,8 @@ def bench(arguments: argparse.Namespace) -> BenchReport:
         Figure("events a second", fleet.num_events.total() / run_s),
         Figure("attempts a shard", fleet.num_attempts / num),
         Figure("replicas lost", fleet.num_events["ReplicaDown"]),
-        Figure("status written", store.requests["put status.json"], "times"),
-        Figure("manifest written", store.requests["put manifest.parquet"], "times"),
+        Figure("status written", store.requests["put out/status.json"], "times"),
+        Figure("manifest written", store.requests["put out/manifest.parquet"], "times"),
         Figure("driver's memory at its peak, with the simulated stores", peak_gib(), "GiB"),
         Figure("this simulation took", wall_s, "s"),
     )

@@ -82,7 +82,7 @@ class MemoryStore:
 
 
 class CountedStore:
-    """Another store, with `requests` as S3 would bill them: by kind and first folder, listings by their pages."""
+    """Another store, with `requests` as S3 would bill them, by kind and folder below `base`; listings in pages."""
 
     def __init__(self, store: Store, base: str) -> None:
         self._store = store
@@ -94,7 +94,7 @@ class CountedStore:
         method = getattr(self._store, name)
 
         def counted(uri: str, *args: Any, **options: Any) -> Any:
-            self.requests[f"{name} {uri.removeprefix(self._base).split('/')[0]}"] += 1
+            self.requests[f"{name} {self._folder(uri)}"] += 1
             return method(uri, *args, **options)
 
         return counted
@@ -107,5 +107,7 @@ class CountedStore:
                 num_keys += 1
                 yield info
         finally:
-            folder = prefix.removeprefix(self._base).split("/")[0]
-            self.requests[f"list {folder}"] += max(1, math.ceil(num_keys / PAGE_KEYS))
+            self.requests[f"list {self._folder(prefix)}"] += max(1, math.ceil(num_keys / PAGE_KEYS))
+
+    def _folder(self, uri: str) -> str:
+        return "/".join(uri.removeprefix(self._base).split("/")[:2])
