@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Literal
 
 from jobs.driver import Driver
@@ -277,3 +278,9 @@ def job_config(base: str, **running: object) -> JobConfig:
         "running": running,
     }
     return load_config(values)
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process alone; `ru_maxrss` would begin at that of the one that started it."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+    return int(status["VmHWM"].split()[0]) << 10

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from infra.bench.fleet import Fleet, FleetConfig, drive, job_config, record_of
+from infra.bench.fleet import Fleet, FleetConfig, drive, job_config, peak_bytes, record_of
 from infra.bench.places import Links, input_paths
 from infra.bench.report import BenchReport, Figure
 from infra.bench.stores import CountedStore
@@ -157,8 +156,3 @@ class _Watched(Fleet):
     def close(self) -> None:
         super().close()
         self.over_s = time.monotonic()
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10

@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import time
 from collections import Counter
 
-from infra.bench.fleet import WAV_BYTES_PER_S, Fleet, FleetConfig, drive, job_config
+from infra.bench.fleet import WAV_BYTES_PER_S, Fleet, FleetConfig, drive, job_config, peak_bytes
 from infra.bench.report import BenchReport, Figure
 from infra.bench.stores import CountedStore, MemoryStore
 
@@ -72,7 +71,7 @@ def bench(arguments: argparse.Namespace) -> BenchReport:
         Figure("replicas lost", fleet.num_events["ReplicaDown"]),
         Figure("status written", store.requests["put out/status.json"], "times"),
         Figure("manifest written", store.requests["put out/manifest.parquet"], "times"),
-        Figure("driver's memory at its peak, with the simulated stores", peak_gib(), "GiB"),
+        Figure("driver's memory at its peak, with the simulated stores", peak_bytes() / (1 << 30), "GiB"),
         Figure("this simulation took", wall_s, "s"),
     )
     details = {
@@ -94,11 +93,6 @@ def put_inputs(store: MemoryStore, num_shards: int, mean_s: float, sigma: float,
             f"{BASE}/in/part-{index // 1000:04d}/shard-{index:07d}.tar", b"", round(draw * scale * WAV_BYTES_PER_S)
         )
     return [draw * scale for draw in draws]
-
-
-def peak_gib() -> float:
-    """Peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
 
 
 def main() -> None:
