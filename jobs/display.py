@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from jobs.terminal import visible
+from jobs.terminal import duration, hours, visible
 from jobs.view import RunView
 from pipeline.records import Counts
 
@@ -59,19 +59,6 @@ def rejected(counts: Counts) -> str:
     """The rejects by reason, in words."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.rejects.items())
     return f"samples rejected: {reasons or 'none'}"
-
-
-def hours(seconds: float) -> str:
-    """Audio time as people say it."""
-    return f"{seconds / 3600:.2f} h" if seconds >= 360 else f"{seconds:.1f} s"
-
-
-def duration(seconds: float) -> str:
-    """Wall time as h:mm:ss; unknown is `-`."""
-    if not math.isfinite(seconds):
-        return "-"
-    minutes, rest = divmod(max(0, int(seconds)), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 class PlainDisplay:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from jobs.display import duration, hours, rejected
+from jobs.display import rejected
 from jobs.prepare import OpenJob
+from jobs.terminal import duration, hours
 from jobs.view import RunView
 from pipeline.commit import find_commit
 from pipeline.layout import TOKEN_FOLDERS

@@ -10,7 +10,7 @@ from typing import Any
 import soundfile
 
 from codec.longcat.config import PUBLISHED
-from jobs.display import hours
+from jobs.terminal import hours
 from pipeline.commit import list_commits
 from pipeline.config import JobConfig, ReadingConfig
 from pipeline.errors import ConfigError, DataError

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.display import duration, hours
+from jobs.terminal import duration, hours
 from pipeline.commit import list_commits
 from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import ObjectMissingError, RefusedError
