@@ -63,7 +63,7 @@ class RetryConfig(_Group):
 class ReadingConfig(_Group):
     """Reading of shards."""
 
-    range_bytes: int = Field(4 << 20, ge=1 << 16, le=1 << 30, description="size of one ranged read")
+    range_bytes: int = Field(8 << 20, ge=1 << 16, le=1 << 30, description="size of one ranged read")
     ranges_in_flight: int = Field(4, ge=1, le=64, description="ranged reads under way at once, a shard")
     check_md5: bool = Field(True, description="compare a shard's bytes with its ETag where that is an MD5")
     sample_bytes_max: int = Field(1 << 30, ge=1 << 10, json_schema_extra=TOKENS)

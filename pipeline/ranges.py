@@ -18,7 +18,7 @@ from pipeline.types import Shard
 class RangeStream:
     """A shard's bytes from its first to its last, read ahead by `config.ranges_in_flight` ranged reads.
 
-    Holds at most `(ranges_in_flight + 1) * range_bytes`. Errors of the store pass through unchanged. A context
+    Holds at most `(ranges_in_flight + 2) * range_bytes`. Errors of the store pass through unchanged. A context
     manager; for one thread only.
     """
 
@@ -32,7 +32,7 @@ class RangeStream:
         self._next_start = 0
         self._block = memoryview(b"")
         has_md5 = config.check_md5 and re.fullmatch("[0-9a-f]{32}", shard.etag)
-        self._md5 = hashlib.md5(usedforsecurity=False) if has_md5 else None
+        self._md5 = _Md5Thread() if has_md5 else None
 
     def __enter__(self) -> RangeStream:
         return self
@@ -45,6 +45,8 @@ class RangeStream:
     def close(self) -> None:
         """Cancel the reads that have not begun and wait for those under way."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+        if self._md5:
+            self._md5.close()
         self._pending.clear()
         self._block = memoryview(b"")
 
@@ -127,3 +129,30 @@ class RangeStream:
                 f"{end - start}; trying again may help"
             )
         return data
+
+
+class _Md5Thread:
+    """An MD5 taken beside the reader, which is a block ahead at most: hashlib lets go of the interpreter meanwhile."""
+
+    def __init__(self) -> None:
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="voxmill-md5")
+        self._last: Future[None] | None = None
+
+    def update(self, data: bytes) -> None:
+        """Take in the next bytes, after the last ones have been taken in."""
+        self._wait()
+        self._last = self._executor.submit(self._md5.update, data)
+
+    def hexdigest(self) -> str:
+        """Of all bytes so far."""
+        self._wait()
+        return self._md5.hexdigest()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._executor.shutdown(wait=True)
+
+    def _wait(self) -> None:
+        if self._last is not None:
+            self._last.result()

@@ -197,6 +197,38 @@ def test_a_damaged_byte_is_found_by_the_md5_at_the_end() -> None:
             bytes_in.check()
 
 
+class SlowMd5:
+    """Takes bytes in when its gate is open; bytes that came before their forerunners were taken in are an error."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.begun: list[bytes] = []
+        self.num_done = 0
+
+    def update(self, data: bytes) -> None:
+        assert len(self.begun) == self.num_done
+        self.begun.append(data)
+        assert self.gate.wait(WAIT_S)
+        self.num_done += 1
+
+    def hexdigest(self) -> str:
+        return MD5 if b"".join(self.begun) == DATA and self.num_done == len(self.begun) else "0" * 32
+
+
+def test_the_md5_is_taken_beside_the_reader_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    md5 = SlowMd5()
+    monkeypatch.setattr("pipeline.ranges.hashlib.md5", lambda **_: md5)
+    with stream(FakeStore(etag=MD5)) as bytes_in:
+        assert bytes_in.read_exact(RANGE_BYTES) == DATA[:RANGE_BYTES]  # though not one byte of it is hashed
+        assert md5.num_done == 0
+        with ThreadPoolExecutor(1) as thread:
+            rest = thread.submit(bytes_in.skip, len(DATA) - RANGE_BYTES)
+            md5.gate.set()
+            rest.result(WAIT_S)
+        bytes_in.check()
+    assert b"".join(md5.begun) == DATA
+
+
 def test_close_waits_for_reads_under_way_and_begins_no_other() -> None:
     store = FakeStore()
     store.gates[RANGE_BYTES] = threading.Event()
@@ -209,4 +241,4 @@ def test_close_waits_for_reads_under_way_and_begins_no_other() -> None:
         store.gates[RANGE_BYTES].set()
         closed.result(WAIT_S)
     assert store.num_started() == 0
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("voxmill-range")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("voxmill-range", "voxmill-md5"))]
