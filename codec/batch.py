@@ -30,9 +30,24 @@ def pad_batch(
 ) -> PaddedBatch:
     """The batch on `device`, F being `ceil(T / frame size)`; values past a clip's length are dropped.
 
-    The caller's T decides the padded shape, so that equal plans give equal bits. Raises `ValueError` on a wrong
-    shape or dtype, an empty or over-long clip, or a waveform that is not finite.
+    The caller's T decides the padded shape, so that equal plans give equal bits. Raises `ValueError` as `check_batch`
+    does, and on a waveform that is not finite.
     """
+    lengths = check_batch(waveforms, lengths, info=info)
+    past_end = torch.arange(waveforms.shape[1]) >= lengths[:, None]
+    silent_past_end = waveforms.to(device).masked_fill(past_end.to(device), 0.0)
+    if not torch.isfinite(silent_past_end).all():
+        raise ValueError("found NaN or infinity in a waveform; put such clips aside before encoding")
+    padded = padded_length(waveforms.shape[1], info.frame_size)
+    return PaddedBatch(
+        waveforms=functional.pad(silent_past_end, (0, padded - waveforms.shape[1])),
+        num_frames=batch_frames(lengths, info=info),
+        num_frames_max=padded // info.frame_size,
+    )
+
+
+def check_batch(waveforms: torch.Tensor, lengths: torch.Tensor, *, info: CodecInfo) -> torch.Tensor:
+    """The lengths, on the CPU. Raises `ValueError` on a wrong shape or dtype, and an empty or over-long clip."""
     _check_shapes(waveforms, lengths)
     lengths = lengths.cpu()
     length_max = min(waveforms.shape[1], int(info.segment_s_max * info.sample_rate_hz))
@@ -42,16 +57,12 @@ def pad_batch(
             f"found clips of {outside} audio samples in waveforms of {waveforms.shape[1]}; allowed: 1 to "
             f"{length_max} (at most {info.segment_s_max:g} s); put empty clips aside and cut longer ones into segments"
         )
-    past_end = torch.arange(waveforms.shape[1]) >= lengths[:, None]
-    silent_past_end = waveforms.to(device).masked_fill(past_end.to(device), 0.0)
-    if not torch.isfinite(silent_past_end).all():
-        raise ValueError("found NaN or infinity in a waveform; put such clips aside before encoding")
-    padded = padded_length(waveforms.shape[1], info.frame_size)
-    return PaddedBatch(
-        waveforms=functional.pad(silent_past_end, (0, padded - waveforms.shape[1])),
-        num_frames=(lengths + info.frame_size - 1) // info.frame_size,
-        num_frames_max=padded // info.frame_size,
-    )
+    return lengths
+
+
+def batch_frames(lengths: torch.Tensor, *, info: CodecInfo) -> torch.Tensor:
+    """Frames of each clip, int64 [B], of lengths int64 [B]."""
+    return (lengths + info.frame_size - 1) // info.frame_size
 
 
 def _check_shapes(waveforms: torch.Tensor, lengths: torch.Tensor) -> None:

@@ -63,6 +63,22 @@ def test_ids_stay_the_same_from_release_to_release() -> None:
     assert tokens.acoustic.tolist() == [[[6671, 2485], [2862, 4853], [4531, 5586]]]
 
 
+def test_zero_ids_have_the_shapes_of_others_and_refuse_what_others_refuse() -> None:
+    zero, other = load_codec("calibrated:ids=zero"), load_codec("calibrated:")
+    waveforms, lengths = noise(5000, 960, 1)
+    for asked in ({}, {"semantic": False}, {"num_acoustic_codebooks": 2}, {"num_acoustic_codebooks": 0}):
+        found, expected = zero.encode(waveforms, lengths, **asked), other.encode(waveforms, lengths, **asked)
+        assert torch.equal(found.num_frames, expected.num_frames)
+        for ids, shaped in ((found.semantic, expected.semantic), (found.acoustic, expected.acoustic)):
+            assert (ids is None) == (shaped is None)
+            if ids is not None and shaped is not None:
+                assert (ids.shape, ids.dtype) == (shaped.shape, shaped.dtype)
+                assert not ids.any()
+    assert zero.info.checkpoint_hash != other.info.checkpoint_hash
+    with pytest.raises(ValueError, match="audio samples"):
+        zero.encode(waveforms, torch.tensor([5000, 0, 1]))
+
+
 def test_streams_and_options_are_followed() -> None:
     codec = load_codec("calibrated:frame_size=480,codebooks=2")
     waveforms, lengths = noise(4800)
@@ -82,7 +98,13 @@ def test_the_hash_follows_what_decides_the_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "spent_s"), [("cost_s=0.25", 0.25), ("cost_s=0.25,per=audio_s", 0.03), ("per=audio_s", 0.0)]
+    ("options", "spent_s"),
+    [
+        ("cost_s=0.25", 0.25),
+        ("cost_s=0.25,per=audio_s", 0.03),
+        ("cost_s=0.25,per=audio_s,ids=zero", 0.03),
+        ("per=audio_s", 0.0),
+    ],
 )
 def test_a_batch_costs_what_was_set(monkeypatch: pytest.MonkeyPatch, options: str, spent_s: float) -> None:
     slept_s: list[float] = []
