@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from codec.base import CheckpointError, CodecInfo
+from codec.base import CheckpointError, Codec, CodecInfo
 from codec.registry import load_codec
 from jobs.heap import steady_heap
 from pipeline.commit import Committed
@@ -104,28 +104,23 @@ class Replica:
         steady_heap()
         torch.set_num_threads(config.cpu_threads)
         pa.array([0])  # pyarrow looks for pandas now, and takes 50 MB if it is there: at the start, not amid a shard
-        codec = load_codec(
-            config.codec,
-            device=setup.device,
-            precision=config.precision,
-            storage_options=checkpoint_options(config),
-        )
-        if codec.info.checkpoint_hash != setup.info.checkpoint_hash:
-            raise CheckpointError(
-                f"codec {config.codec} has checkpoint hash {codec.info.checkpoint_hash[:12]} here, but "
-                f"{setup.info.checkpoint_hash[:12]} where the run was started; give all hosts the same files"
-            )
-        encoder = Encoder(
-            codec=codec,
-            semantic="semantic" in config.streams,
-            num_acoustic_codebooks=setup.num_acoustic_codebooks,
-            clock=time.monotonic,
-        )
         self._cpu_threads = config.cpu_threads
-        stores = Stores(config.storage, config.retry)
         self._lock = threading.Lock()
         self._progress: dict[str, Progress] = {}
-        self._decoder = DecoderPool(config.decoding, codec.info.sample_rate_hz)
+        self._decoder = DecoderPool(config.decoding, setup.info.sample_rate_hz)
+        self._decoder.start()  # its processes import their libraries while the codec is loaded
+        try:
+            encoder = Encoder(
+                codec=_load_codec(setup),
+                semantic="semantic" in config.streams,
+                num_acoustic_codebooks=setup.num_acoustic_codebooks,
+                clock=time.monotonic,
+            )
+            self._decoder.wait_ready()
+        except BaseException:
+            self._decoder.close()
+            raise
+        stores = Stores(config.storage, config.retry)
         self._bench = Workbench(
             config=config,
             fingerprint=setup.fingerprint,
@@ -168,6 +163,23 @@ class Replica:
     def close(self) -> None:
         """End the decoding processes."""
         self._decoder.close()
+
+
+def _load_codec(setup: ReplicaSetup) -> Codec:
+    """The job's codec. Raises `CodecError`, of which `CheckpointError` where it is another than the run began with."""
+    config = setup.config
+    codec = load_codec(
+        config.codec,
+        device=setup.device,
+        precision=config.precision,
+        storage_options=checkpoint_options(config),
+    )
+    if codec.info.checkpoint_hash != setup.info.checkpoint_hash:
+        raise CheckpointError(
+            f"codec {config.codec} has checkpoint hash {codec.info.checkpoint_hash[:12]} here, but "
+            f"{setup.info.checkpoint_hash[:12]} where the run was started; give all hosts the same files"
+        )
+    return codec
 
 
 def checkpoint_options(config: JobConfig) -> dict[str, Any]:

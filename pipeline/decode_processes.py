@@ -209,6 +209,13 @@ class DecodingSeat:
         again, loss = self._attempt(files[len(outcomes) : len(outcomes) + 1])
         return outcomes + (again if loss is None else [loss])
 
+    def start(self) -> socket.socket:
+        """The channel of the worker, which is started if there is none. Raises `DecoderUnavailableError`."""
+        if self._channel is None:
+            self._pid, self._channel = self._nursery.spawn()
+            self._channel.settimeout(self._timeout_s)
+        return self._channel
+
     def close(self) -> None:
         """Let go of the worker; the nursery ends it."""
         if self._channel is not None:
@@ -217,14 +224,12 @@ class DecodingSeat:
 
     def _attempt(self, files: Sequence[bytes]) -> tuple[list[Decoded | Refused], Refused | None]:
         """The outcomes up to the loss of the worker, and how it was lost, if it was."""
-        if self._channel is None:
-            self._pid, self._channel = self._nursery.spawn()
-            self._channel.settimeout(self._timeout_s)
+        channel = self.start()
         outcomes: list[Decoded | Refused] = []
         try:
-            _hand_over(self._channel, files)
+            _hand_over(channel, files)
             for _ in files:
-                outcomes.append(_outcome(self._channel))  # noqa: PERF401  # what came before a loss is kept
+                outcomes.append(_outcome(channel))  # noqa: PERF401  # what came before a loss is kept
         except TimeoutError:
             self._end_worker()
             detail = f"decoding took longer than {self._timeout_s} s (decoding.timeout_s); tried twice"

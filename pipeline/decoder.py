@@ -6,6 +6,7 @@ import queue
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -45,13 +46,26 @@ class DecoderPool:
         self._executor = ThreadPoolExecutor(config.workers, thread_name_prefix="voxmill-decode")
 
     def __enter__(self) -> DecoderPool:
-        self._nursery.start()
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Begin to start the decoding processes, which takes them seconds."""
+        self._nursery.start()
+
+    def wait_ready(self) -> None:
+        """Wait for the decoding processes, so that the first clips do not have to; for before the first `decode`.
+
+        Where they cannot be started, the first `decode` says so.
+        """
+        with suppress(DecoderUnavailableError):
+            for seat in self._all_seats:
+                seat.start()
 
     def close(self) -> None:
         """End all decoding processes; `decode` calls still under way raise `DecoderUnavailableError`."""

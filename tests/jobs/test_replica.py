@@ -8,18 +8,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import pipeline.storage
-from codec.registry import load_codec
+from codec.base import CheckpointError
+from codec.registry import codec_info, load_codec
 from jobs.executor import Ended, InlineExecutor
-from jobs.replica import Failure
+from jobs.replica import Failure, Replica, ReplicaSetup
 from jobs.run import run_job
 from pipeline.config import load_config
+from pipeline.decoder import DecoderPool
 from pipeline.records import FailureRecord, InputRecord
 from pipeline.types import Shard, Task
 from tests.corpus import put_shards, speech_shards
 from tests.jobs.test_run import FAST
 
 WAIT_S_MAX = 30.0
+WORKERS = {"workers": 3}
 
 
 def openmp_threads() -> int:
@@ -98,6 +103,28 @@ def test_the_next_shard_is_read_while_this_one_is_encoded_on_the_threads_of_the_
     assert report.exit_code == 0
     assert codec.next_was_read
     assert codec.num_threads == {3}, "in every thread that encodes, whatever the environment says"
+
+
+def test_a_replica_is_up_when_its_decoding_processes_are(tmp_path: Path) -> None:
+    config = load_config({"input": "/in/a.tar", "output": str(tmp_path), "codec": "calibrated:", "decoding": WORKERS})
+    replica = Replica(ReplicaSetup(config, "0" * 64, "cpu", codec_info("calibrated:")))
+    try:
+        zygote = replica._decoder._nursery._zygote
+        assert zygote is not None
+        pid = zygote.process.pid
+        assert len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()) == WORKERS["workers"]
+    finally:
+        replica.close()
+
+
+def test_a_replica_whose_codec_cannot_be_loaded_leaves_no_decoding_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config({"input": "/in/a.tar", "output": "/out", "codec": "calibrated:"})
+    pools: list[DecoderPool] = []
+    monkeypatch.setattr("jobs.replica.DecoderPool", lambda *args: pools.append(DecoderPool(*args)) or pools[0])
+    with pytest.raises(CheckpointError, match="give all hosts the same files"):
+        Replica(ReplicaSetup(config, "0" * 64, "cpu", codec_info("calibrated:frame_size=480")))
+    assert pools[0]._nursery.is_closed
+    assert pools[0]._nursery._zygote is None
 
 
 def test_a_failure_of_any_words_makes_a_record_that_is_read_again() -> None:
