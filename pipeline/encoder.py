@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from codec.base import Codec, Tokens
 from pipeline.batcher import CutClip, Piece, Window
 from pipeline.errors import CodecContractError, ShardCancelledError
+from pipeline.prefetch import prefetched
 from pipeline.turn import Turn
 from pipeline.types import TokenRow
 
@@ -33,6 +34,15 @@ class Progress:
     audio_s: float = 0.0
     padded_s: float = 0.0
     encode_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _PaddedBatch:
+    """A batch as the codec takes it: waveforms float32 [B, T], lengths int64 [B]."""
+
+    pieces: Sequence[Piece]
+    waveforms: torch.Tensor
+    lengths: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -56,49 +66,53 @@ class Encoder:
         replica stops, `torch.OutOfMemoryError` when one segment alone does not fit the device.
         """
         pieces: _Pieces = {}
-        for batch in window.batches:
-            self._encode_batch(window.clips, batch, pieces, ticket=ticket, progress=progress)
+        frame_size = self.codec.info.frame_size
+        padded = (_PaddedBatch(batch, *_padded(window.clips, batch, frame_size)) for batch in window.batches)
+        # The device would wait for each batch to be padded where no other shard has one ready.
+        with prefetched(padded, items_max=1, name="voxmill-pad") as ahead:
+            for batch in ahead:
+                self._encode_batch(window.clips, batch, pieces, ticket=ticket, progress=progress)
         for clip_index, cut_clip in enumerate(window.clips):
             yield _row(clip_index, cut_clip, pieces)
 
     def _encode_batch(
         self,
         clips: Sequence[CutClip],
-        batch: Sequence[Piece],
+        batch: _PaddedBatch,
         pieces: _Pieces,
         *,
         ticket: int,
         progress: Progress,
     ) -> None:
-        waveforms, lengths = _padded(clips, batch, self.codec.info.frame_size)
         with self.turn.take(ticket):
             if self.cancelled.is_set():
                 raise ShardCancelledError("the replica is stopping; the shard is left for the next run")
             started_s = self.clock()
             try:
                 tokens = self.codec.encode(
-                    waveforms,
-                    lengths,
+                    batch.waveforms,
+                    batch.lengths,
                     semantic=self.semantic,
                     num_acoustic_codebooks=self.num_acoustic_codebooks,
                 )
             except torch.OutOfMemoryError:
-                if len(batch) == 1:
+                if len(batch.pieces) == 1:
                     raise
                 tokens = None
             progress.encode_s += self.clock() - started_s
         if tokens is None:
             # The two halves have other padded shapes than the plan's, so the commit record says it happened.
             progress.num_halved_batches += 1
-            middle = len(batch) // 2
-            self._encode_batch(clips, batch[:middle], pieces, ticket=ticket, progress=progress)
-            self._encode_batch(clips, batch[middle:], pieces, ticket=ticket, progress=progress)
+            middle = len(batch.pieces) // 2
+            for half in (batch.pieces[:middle], batch.pieces[middle:]):
+                padded = _PaddedBatch(half, *_padded(clips, half, self.codec.info.frame_size))
+                self._encode_batch(clips, padded, pieces, ticket=ticket, progress=progress)
             return
-        self._gather(batch, tokens, pieces)
+        self._gather(batch.pieces, tokens, pieces)
         rate_hz = self.codec.info.sample_rate_hz
         progress.num_batches += 1
-        progress.audio_s += float(lengths.sum()) / rate_hz
-        progress.padded_s += waveforms.numel() / rate_hz
+        progress.audio_s += float(batch.lengths.sum()) / rate_hz
+        progress.padded_s += batch.waveforms.numel() / rate_hz
 
     def _gather(self, batch: Sequence[Piece], tokens: Tokens, pieces: _Pieces) -> None:
         """Check what the codec returned (I6) and take each piece's own frames."""

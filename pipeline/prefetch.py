@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -43,11 +43,9 @@ class _Prefetcher(Generic[T]):
         """End the thread: its source is closed in the thread that runs it."""
         self._stopped.set()
         while self._thread.is_alive():
-            try:
-                self._items.get(timeout=0.05)  # makes room, so that a blocked put sees the stop
-            except queue.Empty:
-                continue
-        self._thread.join()
+            with suppress(queue.Empty):
+                self._items.get_nowait()  # makes room, so that a blocked put sees the stop
+            self._thread.join(0.05)
 
     def _run(self) -> None:
         last: _Raised | _End = _End()
