@@ -7,23 +7,20 @@ processor for all the rest; its cost is set so that a run takes about `--wall-s`
 size and content (names of one file), so that each of 4 replicas has a fourth of them. One replica runs in this process
 (the inline executor), four on a local Ray.
 
-A replica's time runs from the first shard that is handed to it to the last commit of the run that the driver hears of:
-what its first batch waits for, what comes behind its last one, and waiting for the others' last ones count. Starting Ray
-and replicas comes before. On a host with fewer cores than replicas some start later than others; a second figure, without
-a goal, lets all their times run from the first shard of any.
+A replica's time runs from the first shard that is handed to it to the last commit of the run that the driver hears
+of: what its first batch waits for, what comes behind its last one, and waiting for the others' last ones. To start
+Ray and the replicas comes before. On a host with fewer cores than replicas some start later than others; a second
+figure, without a goal, lets all their times run from the first shard of any.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import soundfile
 
@@ -31,20 +28,10 @@ from codec.base import CodecError
 from infra.bench.report import BenchReport, Figure
 from infra.bench.shards import write_shard
 from infra.bench.speech import speech_files
-from jobs.display import PlainDisplay
-from jobs.driver import Driver
-from jobs.executor import Ended, Event, Executor
-from jobs.finish import RunReport
-from jobs.interrupts import Interrupts
+from infra.bench.watched import Watched, watched_run
 from jobs.options import config_of
-from jobs.prepare import absolute, open_job
-from jobs.replica import ReplicaSetup
-from jobs.run import make_executor
-from pipeline.commit import find_commit
-from pipeline.config import Device, JobConfig
-from pipeline.layout import OutputPlace
-from pipeline.storage import Stores
-from pipeline.types import Task
+from pipeline.commit import Committed
+from pipeline.config import JobConfig
 
 SHARD_AUDIO_S = 1200.0
 BUSY_MIN = 0.97
@@ -84,46 +71,6 @@ def _make_shards(folder: Path, files: Sequence[Path], num_shards: int) -> float:
     return num_clips * mean_s
 
 
-@dataclass
-class _Watched(Executor):
-    """Another executor, and when what was handed out and ended; times are of `time.perf_counter`."""
-
-    executor: Executor
-    first_submit_s: dict[str, float] = field(default_factory=dict)
-    ended_s: list[float] = field(default_factory=list)
-    num_ended: Counter[str] = field(default_factory=Counter)
-
-    def pick_device(self, asked: Device | Literal["auto"]) -> Device:
-        return self.executor.pick_device(asked)
-
-    def start(self, setup: ReplicaSetup) -> None:
-        self.executor.start(setup)
-
-    def adjust(self) -> int:
-        return self.executor.adjust()
-
-    def outlook(self) -> str:
-        return self.executor.outlook()
-
-    def submit(self, replica: str, task: Task) -> None:
-        self.first_submit_s.setdefault(replica, time.perf_counter())
-        self.executor.submit(replica, task)
-
-    def poll(self, timeout_s: float) -> Sequence[Event]:
-        events = self.executor.poll(timeout_s)
-        for event in events:
-            if isinstance(event, Ended):
-                self.ended_s.append(time.perf_counter())
-                self.num_ended[event.replica] += 1
-        return events
-
-    def give_up(self, replica: str) -> None:
-        self.executor.give_up(replica)
-
-    def close(self) -> None:
-        self.executor.close()
-
-
 def _run(shards: Path, output: Path, replicas: int, cost_s: float, settings: Sequence[str]) -> dict[str, Any]:
     chosen = argparse.Namespace(
         job=None,
@@ -135,24 +82,17 @@ def _run(shards: Path, output: Path, replicas: int, cost_s: float, settings: Seq
         replicas=replicas,
         ray_address=None,
     )
-    config = absolute(config_of(chosen))
-    with Interrupts() as interrupts:
-        executor = _Watched(make_executor(config))
-        try:
-            job = open_job(config, executor.pick_device("cpu"))
-        except BaseException:
-            executor.close()
-            raise
-        report = Driver(job, executor, PlainDisplay(), interrupts).run()
+    config = config_of(chosen)
+    report, watched = watched_run(config)
     if report.exit_code:
         raise CodecError(f"the run did not end complete: {report.lines()}")
-    return _found(config, executor, report, [shard.shard_id for shard in job.todo])
+    return _found(config, watched, report.counts.audio_s)
 
 
-def _found(config: JobConfig, executor: _Watched, report: RunReport, shard_ids: Sequence[str]) -> dict[str, Any]:
-    place, store = OutputPlace(config.output), Stores(config.storage, config.retry)(config.output)
-    records = [find_commit(store, place, shard_id) for shard_id in shard_ids]
-    encode_s = sum(record.timings["encode_s"] for record in records if record is not None)
+def _found(config: JobConfig, executor: Watched, audio_s: float) -> dict[str, Any]:
+    encode_s = sum(
+        outcome.record.timings["encode_s"] for outcome in executor.outcomes if isinstance(outcome, Committed)
+    )
     first_s = sorted(executor.first_submit_s.values())
     wall_s = executor.ended_s[-1] - first_s[0]
     return {
@@ -165,5 +105,5 @@ def _found(config: JobConfig, executor: _Watched, report: RunReport, shard_ids: 
         "first_shard_of_each_replica_s": [at_s - first_s[0] for at_s in first_s],
         "ends_s": [at_s - first_s[0] for at_s in executor.ended_s],
         "shards_a_replica": sorted(executor.num_ended.values()),
-        "audio_s": report.counts.audio_s,
+        "audio_s": audio_s,
     }
