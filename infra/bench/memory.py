@@ -1,24 +1,34 @@
-"""Peak memory of a replica on a shard, and on one many times larger.
+"""Peak memory of a replica on a large shard over its peak on a small one.
 
-    python infra/bench/memory.py [--small-mb 40] [--factor 50] [--codec calibrated:]
+    voxmill bench memory [--small-mb 40] [--large-mb 4000] [--codec calibrated:ids=zero]
 
-Makes two shards of the same human speech under a temporary folder, tokenizes each in a process of its own (the inline
-executor: one replica), and prints both peaks (VmHWM of the replica, decoding processes apart) and their ratio as JSON.
+Two shards of the same human speech are tokenized, each by a replica in a process of its own (the inline executor). The
+peak is the largest resident size that the kernel has seen of that process (VmHWM); decoding processes, which have a
+limit of their own, and the page cache do not count.
+
+The small shard must fill all that a large one fills, or the two would be compared for what they are, not for what
+grows: it is made larger than `--small-mb` where its audio is less than that of the windows that a shard may hold at
+once (`batching.window_s`, `batching.windows_in_flight`).
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import itertools
 import json
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-CLIPS = sorted((Path(__file__).parents[2] / "tests" / "data" / "pocketsphinx").glob("*.flac"))
+import soundfile
+
+from infra.bench.report import BenchReport, Figure
+from infra.bench.shards import write_shard
+from infra.bench.speech import speech_files
+from pipeline.config import BatchingConfig
+
+RATIO_MAX = 1.05
 
 REPLICA = """
 import json, sys
@@ -27,47 +37,46 @@ from pipeline.config import load_config
 report = run_job(load_config(json.loads(sys.argv[1])), plain=True)
 assert report.exit_code == 0, report.lines()
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(json.dumps({"peak_kb": int(status["VmHWM"].split()[0]), "audio_s": report.counts.audio_s}))
+print(json.dumps({"peak_kb": int(status["VmHWM"].split()[0]), "audio_s": report.counts.audio_s,
+                  "num_rows": report.counts.num_rows}))
 """
 
 
-def make_shard(path: Path, num_bytes: int) -> None:
-    """Human speech over and over, under new keys, until the shard is so large."""
-    contents = [clip.read_bytes() for clip in CLIPS]
-    with tarfile.open(path, "w") as tar:
-        for index in itertools.count():
-            if tar.offset >= num_bytes:
-                return
-            member = tarfile.TarInfo(f"clip-{index:07d}.flac")
-            member.size = len(contents[index % len(contents)])
-            tar.addfile(member, io.BytesIO(contents[index % len(contents)]))
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--small-mb", type=int, default=40)
+    parser.add_argument("--large-mb", type=int, default=4000)
+    parser.add_argument("--codec", default="calibrated:ids=zero")
+    parser.add_argument("--speech", metavar="FOLDER", help="audio files of your own; default: Debian's, by apt")
 
 
-def peak(shard: Path, output: Path, codec: str) -> dict[str, float]:
-    """Run one replica on one shard."""
+def bench(arguments: argparse.Namespace) -> BenchReport:
+    files = speech_files(folder=arguments.speech)
+    small_bytes = max(arguments.small_mb * 1_000_000, _bytes_that_fill(files))
+    large_bytes = max(arguments.large_mb * 1_000_000, small_bytes)
+    with TemporaryDirectory(prefix="voxmill-bench-") as folder:
+        small = _peak(files, small_bytes, Path(folder), arguments.codec)
+        large = _peak(files, large_bytes, Path(folder), arguments.codec)
+    name = f"peak memory on a shard of {large_bytes / 1e6:.0f} MB over one of {small_bytes / 1e6:.0f} MB"
+    ratio = large["peak_kb"] / small["peak_kb"]
+    return BenchReport("memory", (Figure(name, ratio, at_most=RATIO_MAX),), {"small": small, "large": large})
+
+
+def _bytes_that_fill(files: list[Path]) -> int:
+    """Bytes of a shard of these files whose audio fills every window that a shard holds, and a few batches more."""
+    batching = BatchingConfig()
+    num_windows = batching.windows_in_flight + 3  # one gathered, one in the gatherer's hand, one encoded
+    audio_s: float = sum(soundfile.info(file).duration for file in files)
+    num_bytes = sum(file.stat().st_size + 1024 for file in files)
+    return round(num_windows * batching.window_s * num_bytes / audio_s)
+
+
+def _peak(files: list[Path], num_bytes: int, folder: Path, codec: str) -> dict[str, Any]:
+    """Tokenize one shard of so many bytes by one replica."""
+    shard, output = folder / f"{num_bytes}.tar", folder / f"{num_bytes}"
+    write_shard(shard, files, num_bytes=num_bytes)
     config = {"input": str(shard), "output": str(output), "codec": codec, "executor": "inline"}
     command = [sys.executable, "-c", REPLICA, json.dumps(config)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
+    found: dict[str, Any] = {"shard_bytes": shard.stat().st_size, **json.loads(done.stdout)}
+    shard.unlink()
     return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small-mb", type=int, default=40)
-    parser.add_argument("--factor", type=int, default=50)
-    parser.add_argument("--codec", default="calibrated:")
-    arguments = parser.parse_args()
-    with TemporaryDirectory(prefix="voxmill-bench-") as folder:
-        found = {}
-        for name, factor in (("small", 1), ("large", arguments.factor)):
-            shard = Path(folder) / f"{name}.tar"
-            make_shard(shard, arguments.small_mb * 1_000_000 * factor)
-            found[name] = peak(shard, Path(folder) / name, arguments.codec) | {"shard_bytes": shard.stat().st_size}
-            shard.unlink()
-        found["ratio"] = round(found["large"]["peak_kb"] / found["small"]["peak_kb"], 4)
-    print(json.dumps(found, indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -92,8 +92,10 @@ def _side(script: str, shards: Path, folder: Path, codec: str, settings: Sequenc
     output = folder / script
     started_s = time.perf_counter()
     command = [sys.executable, "-m", f"infra.bench.{script}", str(shards), str(output), codec, *settings]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     whole_s = time.perf_counter() - started_s
+    if done.returncode:
+        raise CodecError(f"{script} ended with exit code {done.returncode}: {done.stderr[-2000:]}")
     rmtree(output)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found | {"whole_s": whole_s}
