@@ -36,8 +36,8 @@ from infra.bench.shards import write_shard
 from infra.bench.speech import PACKAGES, speech_files
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "data" / "longcat-golden"
-CLIP_S_MAX = 30.0
-"""The plain scripts cut no clips in segments."""
+CLIP_S_MIN, CLIP_S_MAX = 0.1, 30.0
+"""The plain scripts put no empty clip aside, and cut none in segments."""
 
 RIVALS = {"Ray Data": "rival_ray_data", "a DataLoader": "rival_dataloader"}
 OURS = "voxmill"
@@ -55,7 +55,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def bench(arguments: argparse.Namespace) -> BenchReport:
     files = speech_files(arguments.package, folder=arguments.speech)
     seconds = {file: soundfile.info(file).duration for file in files}
-    files = [file for file in files if seconds[file] <= CLIP_S_MAX]
+    files = [file for file in files if CLIP_S_MIN <= seconds[file] <= CLIP_S_MAX]
     mean_s = sum(seconds[file] for file in files) / len(files)
     figures, details = [], {}
     codecs = {"no codec": ("calibrated:ids=zero", 1.0), "a small LongCat": (str(GOLDEN), arguments.golden_share)}
