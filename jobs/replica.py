@@ -103,6 +103,8 @@ class Replica:
         config = setup.config
         steady_heap()
         torch.set_num_threads(config.cpu_threads)
+        # Arrow's own pools keep what they once had: a peak with each row group that comes at a full moment.
+        pa.set_memory_pool(pa.system_memory_pool())
         pa.array([0])  # pyarrow looks for pandas now, and takes 50 MB if it is there: at the start, not amid a shard
         self._cpu_threads = config.cpu_threads
         self._lock = threading.Lock()

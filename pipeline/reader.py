@@ -6,7 +6,6 @@ without a key) bears the member's name as its key; all other rejects stand for o
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Final
 
 from pipeline.config import ReadingConfig
 from pipeline.errors import DataError, TarError
+from pipeline.seen_keys import SeenKeys
 from pipeline.tar import ByteStream, Member, MemberKind, printable, read_members
 from pipeline.types import Reject, RejectReason, Sample
 
@@ -91,7 +91,7 @@ class _Grouping:
         self._config = config
         self._carry = carry
         self._audio_suffix = config.audio_suffix.lower() if config.audio_suffix else None
-        self._seen: set[bytes] = set()
+        self._seen = SeenKeys()
 
     def samples(self, members: Iterator[Member]) -> Iterator[Sample | Reject]:
         group: _Group | None = None
@@ -115,15 +115,12 @@ class _Grouping:
             yield self._close(group)
 
     def _open(self, key: str, member: Member) -> _Group:
-        # Eight bytes a key, not the key: a shard of a million long names still fits.
-        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-        is_repeated = digest in self._seen
+        is_repeated = not self._seen.add(key)
         if is_repeated and self._config.duplicate_keys == "fail":
             raise TarError(
                 f"offset {member.offset}: key {key!r} comes again with member {member.name!r}; the members of a "
                 "key must stand together and once. Pack the shard again, or set reading.duplicate_keys to reject"
             )
-        self._seen.add(digest)
         return _Group(key, member.name, is_repeated)
 
     def _add(self, group: _Group, suffix: str, member: Member) -> None:

@@ -29,7 +29,7 @@ GROUND = frozenset(
 
 STAGES: tuple[frozenset[str], ...] = (
     frozenset({"shards"}),
-    frozenset({"ranges", "tar_header", "tar", "reader", "admission"}),
+    frozenset({"ranges", "tar_header", "tar", "reader", "seen_keys", "admission"}),
     frozenset(
         {
             "resample",
