@@ -1,13 +1,15 @@
 """Peak memory of a replica on a large shard over its peak on a small one.
 
-    voxmill bench memory [--small-mb 40] [--large-mb 4000] [--codec calibrated:ids=zero]
+    voxmill bench memory [--small-mb 40] [--large-mb 4000] [--codec URI]
 
 Two shards of the same human speech are tokenized, each by a replica in a process of its own (the inline executor). The
 peak is the largest resident size that the kernel has seen of that process (VmHWM); decoding processes, which have a
 limit of their own, and the page cache do not count.
 
 The small shard must fill all that a large one fills, or the two would be compared for what they are, not for what
-grows: it is made larger than `--small-mb` where its audio is less than that of the windows that a shard may hold at
+grows. So the speech is of short files of some 30 kB, of which 40 MB make more than a row group
+(`writing.row_group_rows`); the codec costs enough to stay behind the reading, so that all windows are full; and the
+small shard is made larger than `--small-mb` where its audio is less than that of the windows that a shard may hold at
 once (`batching.window_s`, `batching.windows_in_flight`).
 """
 
@@ -25,7 +27,7 @@ import soundfile
 
 from infra.bench.report import BenchReport, Figure
 from infra.bench.shards import write_shard
-from infra.bench.speech import speech_files
+from infra.bench.speech import PACKAGES, speech_files
 from pipeline.config import BatchingConfig
 
 RATIO_MAX = 1.05
@@ -45,12 +47,13 @@ print(json.dumps({"peak_kb": int(status["VmHWM"].split()[0]), "audio_s": report.
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--small-mb", type=int, default=40)
     parser.add_argument("--large-mb", type=int, default=4000)
-    parser.add_argument("--codec", default="calibrated:ids=zero")
-    parser.add_argument("--speech", metavar="FOLDER", help="audio files of your own; default: Debian's, by apt")
+    parser.add_argument("--codec", default="calibrated:cost_s=0.0005,per=audio_s,ids=zero")
+    parser.add_argument("--package", default=PACKAGES[1], help="of Debian's speech (default: %(default)s)")
+    parser.add_argument("--speech", metavar="FOLDER", help="audio files of your own instead")
 
 
 def bench(arguments: argparse.Namespace) -> BenchReport:
-    files = speech_files(folder=arguments.speech)
+    files = speech_files(arguments.package, folder=arguments.speech)
     small_bytes = max(arguments.small_mb * 1_000_000, _bytes_that_fill(files))
     large_bytes = max(arguments.large_mb * 1_000_000, small_bytes)
     with TemporaryDirectory(prefix="voxmill-bench-") as folder:
