@@ -202,15 +202,28 @@ def _add_pack(commands: Any) -> None:
 def _add_plan(commands: Any) -> None:
     def run(arguments: argparse.Namespace) -> int:
         from jobs.options import config_of
-        from jobs.plan import plan
 
-        _emit(plan(config_of(arguments)), arguments.json)
+        config = config_of(arguments)
+        if arguments.calibrate or arguments.deadline_h is not None:
+            from jobs.calibrate import calibrated_plan
+
+            _emit(calibrated_plan(config, deadline_h=arguments.deadline_h), arguments.json)
+        else:
+            from jobs.plan import plan
+
+            _emit(plan(config), arguments.json)
         return 0
 
     parser = _command(
         commands, "plan", run, "tell shards, bytes, estimated hours, tokens and output size; writes nothing"
     )
     _add_job_flags(parser)
+    parser.add_argument(
+        "--calibrate", action="store_true", help="encode the first clips here for a minute, and tell the run's hours"
+    )
+    parser.add_argument(
+        "--deadline-h", type=_hours, metavar="H", help="tell how many replicas it takes; calibrates as well"
+    )
     parser.add_argument("--json", action="store_true")
 
 
@@ -320,6 +333,13 @@ def _add_gc(commands: Any) -> None:
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _hours(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
         raise ValueError(text)
     return value
 
