@@ -1,6 +1,6 @@
 """The same shards tokenized by voxmill, by Ray Data, and by `webdataset` with a torch DataLoader.
 
-    voxmill bench rivals [--num-shards 8] [--audio-s 4000] [--rounds 3]
+    voxmill bench rivals [--num-shards 8] [--audio-s 3000] [--rounds 3]
 
 Once with a codec that costs nothing (`calibrated:ids=zero`: all that is around a codec), once with the small random
 LongCat of the golden tests, float32 on the processor. All sides decode with soundfile and the reference's resampler,
@@ -45,8 +45,8 @@ OURS = "voxmill"
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-shards", type=int, default=8)
-    parser.add_argument("--audio-s", type=float, default=4_000, help="of all shards, for the codec of no cost")
-    parser.add_argument("--golden-share", type=float, default=0.25, help="of that audio, for the small LongCat")
+    parser.add_argument("--audio-s", type=float, default=3_000, help="of all shards, for the codec of no cost")
+    parser.add_argument("--golden-share", type=float, default=0.1, help="of that audio, for the small LongCat")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--package", default=PACKAGES[1], help="of Debian's speech (default: %(default)s)")
     parser.add_argument("--speech", metavar="FOLDER", help="audio files of your own instead")
