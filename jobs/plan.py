@@ -18,7 +18,7 @@ from pipeline.layout import output_place
 from pipeline.reader import read_samples
 from pipeline.shards import list_shards
 from pipeline.storage import Stores
-from pipeline.types import Sample, Shard
+from pipeline.types import Content, Sample, Shard
 
 SHARDS_SAMPLED = 4
 SAMPLED_BYTES = 4 << 20
@@ -136,7 +136,7 @@ def _sample(stores: Stores, shards: Sequence[Shard], config: JobConfig) -> tuple
 class _Head:
     """The first bytes of a shard as a stream; ends where they end."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: Content) -> None:
         self._file = io.BytesIO(content)
 
     def read_exact(self, num_bytes: int) -> bytes:
@@ -144,6 +144,9 @@ class _Head:
         if len(content) < num_bytes:
             raise EOFError
         return content
+
+    def read_payload(self, num_bytes: int) -> bytes:
+        return self.read_exact(num_bytes)
 
     def skip(self, num_bytes: int) -> None:
         self.read_exact(num_bytes)

@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from pipeline.clip_limits import AudioRejectedError, ClipLimits
 from pipeline.containers import CONTAINERS, flac_length, missing_part, with_sound_header
 from pipeline.resample import KERNEL_VALUES_MAX, Resampler, num_kernel_values, to_mono
 from pipeline.types import RejectReason
@@ -31,23 +32,6 @@ _SUBTYPES_UNREAD: Final = frozenset({"MPEG_LAYER_I", "MPEG_LAYER_II"})
 """Their length is guessed from the first frame, and no header can mend that as it can for layer III."""
 _MALLOC_FAILED: Final = 17
 """libsndfile's SFE_MALLOC_FAILED."""
-
-
-class AudioRejectedError(Exception):
-    """The audio cannot become a clip, for `reason`."""
-
-    def __init__(self, reason: RejectReason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class ClipLimits:
-    """Which lengths are let in."""
-
-    clip_ms_min: float
-    clip_s_max: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +81,7 @@ def decode_audio(
         num_source = num_written = 0
         for block in _blocks(sound, source, num_declared):
             num_source += block.shape[1]
-            _check_not_too_long(num_source, sound.samplerate, limits)
+            limits.check_not_too_long(num_source, sound.samplerate)
             num_written += _write_mono(resampler.push(block), write)
         _check_source_length(num_source, num_declared, sound, limits)
         num_written += _write_mono(resampler.finish(), write)
@@ -133,7 +117,7 @@ def _check_header(
     if (missing := missing_part(audio, sound.format)) is not None:
         raise AudioRejectedError(RejectReason.TRUNCATED, missing)
     if num_declared is not None:
-        _check_not_too_long(num_declared, sound.samplerate, limits)
+        limits.check_not_too_long(num_declared, sound.samplerate)
 
 
 def _blocks(sound: _UnseekingFile, source: io.BytesIO, num_declared: int | None) -> Iterator[NDArray[np.float32]]:
@@ -168,28 +152,23 @@ def _write_mono(block: NDArray[np.float32], write: Callable[[NDArray[np.float32]
         return 0
     mono = to_mono(block)
     # Whatever was not finite in a channel is not finite here, and so is what overflowed on the way.
-    if not np.isfinite(mono).all():
+    if not _is_finite(mono):
         raise AudioRejectedError(RejectReason.NOT_FINITE, "the waveform holds NaN or infinity")
     write(mono)
     return len(mono)
 
 
-def _check_not_too_long(num_samples: int, rate_hz: int, limits: ClipLimits) -> None:
-    if num_samples > limits.clip_s_max * rate_hz:
-        detail = f"it is {num_samples / rate_hz:.3f} s long or longer; decoding.clip_s_max allows {limits.clip_s_max}"
-        raise AudioRejectedError(RejectReason.TOO_LONG, detail)
+def _is_finite(mono: NDArray[np.float32]) -> bool:
+    # Squares cannot cancel each other, so a finite sum of them, which takes a tenth of the time, leaves no doubt.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.dot(mono, mono)) or np.isfinite(mono).all())
 
 
 def _check_source_length(num_source: int, num_declared: int | None, sound: _UnseekingFile, limits: ClipLimits) -> None:
     if num_declared is not None and num_source < num_declared:
         detail = f"its header says {num_declared} samples, {num_source} came out"
         raise AudioRejectedError(RejectReason.TRUNCATED, detail)
-    if num_source == 0:
-        raise AudioRejectedError(RejectReason.EMPTY, "it holds no samples")
-    length_ms = 1000 * num_source / sound.samplerate
-    if length_ms < limits.clip_ms_min:
-        detail = f"it is {length_ms:.3f} ms long; decoding.clip_ms_min asks for {limits.clip_ms_min}"
-        raise AudioRejectedError(RejectReason.TOO_SHORT, detail)
+    limits.check_not_too_short(num_source, sound.samplerate)
 
 
 def _num_declared(sound: _UnseekingFile, audio: bytes) -> int | None:

@@ -50,14 +50,14 @@ def windows(clips: Iterable[Clip], config: BatchingConfig, *, sample_rate_hz: in
     gathered_s, sidecar_bytes = 0.0, 0
     for clip in clips:
         segments = cut(
-            clip.waveform,
+            clip.pcm,
             sample_rate_hz=sample_rate_hz,
             frame_size=frame_size,
             segment_s=config.segment_s,
             search_s=config.segment_search_s,
         )
         gathered.append(CutClip(clip, segments))
-        gathered_s += len(clip.waveform) / sample_rate_hz
+        gathered_s += clip.num_audio_samples / sample_rate_hz
         sidecar_bytes += sum(map(len, clip.sidecars.values()))
         full = gathered_s >= config.window_s or len(gathered) >= WINDOW_CLIPS_MAX
         if full or sidecar_bytes >= WINDOW_SIDECAR_BYTES_MAX:

@@ -9,6 +9,7 @@ Fraunhofer encoders write them. A file without such a header, cut exactly betwee
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,11 +27,11 @@ _RATES_HZ: Final = (44100, 48000, 32000)
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """What a frame header says; `kind` does not change within a file, `xing_at` is where a Xing header stands."""
+    """What a frame header says; `kind` does not change within a file, a Xing header stands `xing_after` its start."""
 
     num_bytes: int
     kind: tuple[int, int, int]
-    xing_at: int
+    xing_after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def walk_mp3(audio: bytes) -> Mp3Frames | None:
     next_position: int | None = first
     while next_position is not None:
         position = next_position
-        while (frame := _parse_frame(audio, position)) is not None and frame.kind == head.kind:
+        while (frame := _parse_header(audio[position : position + 4])) is not None and frame.kind == head.kind:
             end = position + frame.num_bytes
             if end > len(audio):
                 return Mp3Frames(first, num_frames, cut_at=position)
@@ -106,14 +107,15 @@ def _length_frame(header: bytes, num_frames: int) -> bytes:
     frame = _parse_frame(plain, 0)
     assert frame is not None
     xing = b"Xing" + (1).to_bytes(4, "big") + num_frames.to_bytes(4, "big")
-    return (plain + bytes(frame.xing_at - 4) + xing).ljust(frame.num_bytes, b"\0")
+    return (plain + bytes(frame.xing_after - 4) + xing).ljust(frame.num_bytes, b"\0")
 
 
 def _num_frames_declared(audio: bytes, first: int) -> int | None:
     """The frames that a Xing header says, None where it says nothing or is not there."""
     frame = _parse_frame(audio, first)
     assert frame is not None
-    xing = audio[frame.xing_at : frame.xing_at + _XING_BYTES]
+    xing_at = first + frame.xing_after
+    xing = audio[xing_at : xing_at + _XING_BYTES]
     has_count = xing[:4] in (b"Xing", b"Info") and len(xing) == _XING_BYTES and xing[7] & 1
     return int.from_bytes(xing[8:12], "big") or None if has_count else None
 
@@ -121,7 +123,8 @@ def _num_frames_declared(audio: bytes, first: int) -> int | None:
 def _is_length_header(audio: bytes, frame: _Frame, position: int) -> bool:
     """Whether a frame holds a header instead of audio, though none that libsndfile counts by."""
     vbri_at = position + 36
-    return audio[frame.xing_at : frame.xing_at + 4] in (b"Xing", b"Info") or audio[vbri_at : vbri_at + 4] == b"VBRI"
+    xing_at = position + frame.xing_after
+    return audio[xing_at : xing_at + 4] in (b"Xing", b"Info") or audio[vbri_at : vbri_at + 4] == b"VBRI"
 
 
 def after_id3(audio: bytes, position: int) -> int:
@@ -149,9 +152,15 @@ def _next_frame(audio: bytes, position: int, kind: tuple[int, int, int] | None) 
 
 
 def _parse_frame(audio: bytes, position: int) -> _Frame | None:
-    if position + 4 > len(audio) or audio[position] != 0xFF or audio[position + 1] & 0xE0 != 0xE0:
+    return _parse_header(audio[position : position + 4])
+
+
+@functools.lru_cache(maxsize=4096)  # a file has some dozens of different headers, and 38 frames a second
+def _parse_header(header: bytes) -> _Frame | None:
+    """The frame that begins with these four bytes; None where none does."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
-    second, third, fourth = audio[position + 1], audio[position + 2], audio[position + 3]
+    _, second, third, fourth = header
     version, layer = {3: 1, 2: 2, 0: 25}.get(second >> 3 & 3), 4 - (second >> 1 & 3)
     kbps_index, rate_index, padding = third >> 4, third >> 2 & 3, third >> 1 & 1
     if version is None or layer == 4 or rate_index == 3 or kbps_index in (0, 15):
@@ -168,4 +177,4 @@ def _parse_frame(audio: bytes, position: int) -> _Frame | None:
         num_samples = 576 if layer == 3 and version != 1 else 1152
         num_bytes = num_samples // 8 * 1000 * kbps // rate_hz + padding
     side_info_bytes = (17 if is_mono else 32) if version == 1 else (9 if is_mono else 17)
-    return _Frame(num_bytes, (version, layer, rate_index), position + 4 + side_info_bytes)
+    return _Frame(num_bytes, (version, layer, rate_index), 4 + side_info_bytes)

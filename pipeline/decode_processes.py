@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +19,11 @@ from typing import IO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.decode_memory import SharedMemory
 from pipeline.decode_messages import WorkerSettings, channel_pair, memory_file, receive, send
 from pipeline.errors import DecoderUnavailableError
-from pipeline.types import RejectReason
+from pipeline.pages import PAGES
+from pipeline.types import Content, RejectReason
 
 STARTS_MAX: Final = 5
 """Starts in a row that may fail before decoding is given up."""
@@ -28,6 +31,8 @@ START_S_MAX: Final = 120.0
 """For a zygote to import its libraries, over a slow network file system too."""
 _BACKOFF_S: Final = 0.2
 _END_S_MAX: Final = 5.0
+_WAIT_S_MIN: Final = 0.001
+"""A socket takes 0 for "do not wait"."""
 _STDERR_BYTES_SHOWN: Final = 2_000
 _ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
@@ -47,6 +52,15 @@ class Refused:
 
     reason: RejectReason
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A decoding process: our end of its channel, and the memory that it shares with us."""
+
+    pid: int
+    channel: socket.socket
+    memory: SharedMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +97,8 @@ class Nursery:
             except OSError:
                 return  # only a head start is lost: `spawn` tries again, and says what is wrong
 
-    def spawn(self) -> tuple[int, socket.socket]:
-        """The pid and channel of a new worker that is ready.
+    def spawn(self) -> Worker:
+        """A new worker that is ready.
 
         Raises `DecoderUnavailableError` after `STARTS_MAX` failures in a row, or when closed.
         """
@@ -130,7 +144,7 @@ class Nursery:
             self._zygote = _start_zygote(self._settings)
         return self._zygote
 
-    def _spawn(self) -> tuple[int, socket.socket]:
+    def _spawn(self) -> Worker:
         zygote = self._running_zygote()
         ours, theirs = channel_pair()
         try:
@@ -140,11 +154,12 @@ class Nursery:
             if "error" in answer:
                 raise OSError(answer["error"])
             ours.settimeout(START_S_MAX)
+            memory = _shared_with(ours)
             receive(ours)  # its word that it is ready
         except BaseException:
             ours.close()
             raise
-        return answer["pid"], ours
+        return Worker(answer["pid"], ours, memory)
 
     def _stop_zygote(self) -> str:
         """End the zygote, which ends its workers; what it last wrote to its stderr."""
@@ -187,16 +202,26 @@ def _start_zygote(settings: WorkerSettings) -> _Zygote:
     return _Zygote(process, ours, stderr)
 
 
+def _shared_with(channel: socket.socket) -> SharedMemory:
+    """New memory, also given to the process at the channel's other end."""
+    fd = memory_file("voxmill-decode")
+    try:
+        os.ftruncate(fd, SharedMemory.NUM_BYTES)
+        send(channel, {"memory": True}, fd)
+        return SharedMemory(fd)
+    finally:
+        os.close(fd)
+
+
 class DecodingSeat:
     """A place for one worker at a time: a worker that died or hung is replaced. For one thread at a time."""
 
     def __init__(self, nursery: Nursery, timeout_s: float) -> None:
         self._nursery = nursery
         self._timeout_s = timeout_s
-        self._pid = 0
-        self._channel: socket.socket | None = None
+        self._worker: Worker | None = None
 
-    def decode(self, files: Sequence[bytes]) -> list[Decoded | Refused]:
+    def decode(self, files: Sequence[Content]) -> list[Decoded | Refused]:
         """What became of the first of `files`, at least of one: the first that costs a worker its life ends the list.
 
         That may have been no fault of the file (an operator, the kernel short of memory), and the result must
@@ -209,45 +234,44 @@ class DecodingSeat:
         again, loss = self._attempt(files[len(outcomes) : len(outcomes) + 1])
         return outcomes + (again if loss is None else [loss])
 
-    def start(self) -> socket.socket:
-        """The channel of the worker, which is started if there is none. Raises `DecoderUnavailableError`."""
-        if self._channel is None:
-            self._pid, self._channel = self._nursery.spawn()
-            self._channel.settimeout(self._timeout_s)
-        return self._channel
+    def start(self) -> Worker:
+        """The worker, which is started if there is none. Raises `DecoderUnavailableError`."""
+        if self._worker is None:
+            self._worker = self._nursery.spawn()
+        return self._worker
 
     def close(self) -> None:
         """Let go of the worker; the nursery ends it."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        if self._worker is not None:
+            self._worker.channel.close()
+            self._worker = None
 
-    def _attempt(self, files: Sequence[bytes]) -> tuple[list[Decoded | Refused], Refused | None]:
+    def _attempt(self, files: Sequence[Content]) -> tuple[list[Decoded | Refused], Refused | None]:
         """The outcomes up to the loss of the worker, and how it was lost, if it was."""
-        channel = self.start()
+        worker = self.start()
         outcomes: list[Decoded | Refused] = []
         try:
-            _hand_over(channel, files)
+            _hand_over(worker, files)
             for _ in files:
-                outcomes.append(_outcome(channel))  # noqa: PERF401  # what came before a loss is kept
+                outcomes.append(_outcome(worker, self._timeout_s))  # noqa: PERF401  # what came before a loss is kept
         except TimeoutError:
-            self._end_worker()
+            self._end_worker(worker)
             detail = f"decoding took longer than {self._timeout_s} s (decoding.timeout_s); tried twice"
             return outcomes, Refused(RejectReason.DECODER_TIMEOUT, detail)
         except _WorkerDiedError as error:
-            self._end_worker()
+            self._end_worker(worker)
             return outcomes, Refused(RejectReason.DECODER_CRASHED, f"the decoder failed with {error}; tried twice")
         except EOFError:
-            return outcomes, Refused(RejectReason.DECODER_CRASHED, f"{self._end_worker()}; tried twice")
+            return outcomes, Refused(RejectReason.DECODER_CRASHED, f"{self._end_worker(worker)}; tried twice")
         except BaseException:
-            self._end_worker()  # answers that nobody took would be given to other files
+            self._end_worker(worker)  # answers that nobody took would be given to other files
             raise
         return outcomes, None
 
-    def _end_worker(self) -> str:
+    def _end_worker(self, worker: Worker) -> str:
         """How the worker ended, in words. Raises `DecoderUnavailableError` when it was ended by `close`."""
         self.close()
-        status = self._nursery.end(self._pid)
+        status = self._nursery.end(worker.pid)
         if self._nursery.is_closed:
             raise _pool_is_closed()
         if status is None:
@@ -261,27 +285,43 @@ class _WorkerDiedError(EOFError):
     """A worker's last words."""
 
 
-def _hand_over(channel: socket.socket, files: Sequence[bytes]) -> None:
+def _hand_over(worker: Worker, files: Sequence[Content]) -> None:
+    sizes = [len(file) for file in files]
+    if sum(sizes) <= len(worker.memory.audio):
+        offset = 0
+        for file in files:
+            worker.memory.audio[offset : offset + len(file)] = file
+            offset += len(file)
+        send(worker.channel, {"sizes": sizes})
+        return
     with os.fdopen(memory_file("voxmill-audio"), "wb") as joined:
         for file in files:
             joined.write(file)
         joined.flush()
-        send(channel, {"sizes": [len(file) for file in files]}, joined.fileno())
+        send(worker.channel, {"sizes": sizes}, joined.fileno())
 
 
-def _outcome(channel: socket.socket) -> Decoded | Refused:
-    answer, fd = receive(channel)
-    if fd is None:
+def _outcome(worker: Worker, timeout_s: float) -> Decoded | Refused:
+    """What became of the next file. Raises `TimeoutError`, and `EOFError` when the worker is lost."""
+    deadline_s = time.monotonic() + timeout_s
+    parts: list[NDArray[np.uint8]] = []
+    while True:
+        worker.channel.settimeout(max(deadline_s - time.monotonic(), _WAIT_S_MIN))
+        answer, _ = receive(worker.channel)
         if "died" in answer:
             raise _WorkerDiedError(answer["died"])
-        return Refused(RejectReason(answer["reason"]), answer["detail"])
-    # Copied, not mapped: a map would hold a descriptor for as long as the clip lives, and thousands may.
-    with os.fdopen(fd, "rb") as pcm:
-        waveform = np.empty(answer["num_audio_samples"], np.float32)
-        pcm.seek(0)
-        if pcm.readinto(waveform.data) != waveform.nbytes:
-            raise EOFError("the waveform is shorter than announced")
-    return Decoded(waveform, answer["source_sample_rate_hz"], answer["source_num_channels"])
+        if "reason" in answer:
+            return Refused(RejectReason(answer["reason"]), answer["detail"])
+        # Copied: the worker writes the next clip there, and a clip lives long.
+        part = PAGES.take(len(taken := worker.memory.pcm[slice(*answer["pcm"])]))
+        part[:] = taken
+        parts.append(part)
+        if "num_audio_samples" in answer:
+            if sum(map(len, parts)) != np.dtype(np.float32).itemsize * answer["num_audio_samples"]:
+                raise EOFError("the waveform is not as long as announced")
+            waveform = (part if len(parts) == 1 else np.concatenate(parts)).view(np.float32)
+            return Decoded(waveform, answer["source_sample_rate_hz"], answer["source_num_channels"])
+        send(worker.channel, {"taken": True})
 
 
 def _pool_is_closed() -> DecoderUnavailableError:

@@ -18,20 +18,29 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import soundfile
 import torch
+from numpy.typing import NDArray
 
-from pipeline.audio import AudioRejectedError, ClipLimits, decode_audio
-from pipeline.decode_messages import DETAIL_CHARS_MAX, WorkerSettings, memory_file, receive, send
+from pipeline.audio import decode_audio
+from pipeline.clip_limits import AudioRejectedError, ClipLimits
+from pipeline.decode_memory import SharedMemory
+from pipeline.decode_messages import DETAIL_CHARS_MAX, WorkerSettings, receive, send
 from pipeline.types import RejectReason
 
 _PARENT_CHECK_MS: Final = 1_000
 _PR_SET_PDEATHSIG: Final = 1
 _SELF_TEST_RATE_HZ: Final = 8_000
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+"""glibc's malloc.h: mallopt(3)."""
+_OWN_MAP_BYTES_MIN: Final = 4 << 20
+_KEPT_BYTES_MAX: Final = 16 << 20
 
 Hook = Callable[[bytes], None]
 
@@ -41,6 +50,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
+    _keep_pages()
     channel = socket.socket(fileno=int(sys.argv[1]))
     settings = WorkerSettings(**json.loads(sys.argv[3]))
     _test_decoding(settings)
@@ -110,13 +120,16 @@ def _run_worker(channel: socket.socket, settings: WorkerSettings, hook: Hook | N
     """Serve one channel until its other end is closed; never returns into the zygote's code."""
     # Codecs write warnings about damaged files to stderr, without end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    _limit_memory(settings.memory_bytes_max)
-    decoder = _Decoder(channel, settings, hook)
     try:
+        _, memory_fd = receive(channel)
+        assert memory_fd is not None
+        memory = SharedMemory(memory_fd)
+        os.close(memory_fd)
+        _limit_memory(settings.memory_bytes_max)
+        decoder = _Decoder(channel, memory, settings, hook)
         send(channel, {"ready": True})
         while True:
             request, fd = receive(channel)
-            assert fd is not None
             decoder.decode_chunk(fd, request["sizes"])
     except EOFError:
         os._exit(0)
@@ -126,43 +139,95 @@ def _run_worker(channel: socket.socket, settings: WorkerSettings, hook: Hook | N
 
 
 class _Decoder:
-    def __init__(self, channel: socket.socket, settings: WorkerSettings, hook: Hook | None) -> None:
+    def __init__(
+        self, channel: socket.socket, memory: SharedMemory, settings: WorkerSettings, hook: Hook | None
+    ) -> None:
         self._channel = channel
+        self._audio = memory.audio
+        self._pcm = _PcmArea(channel, memory.pcm)
         self._sample_rate_hz = settings.sample_rate_hz
         self._limits = ClipLimits(settings.clip_ms_min, settings.clip_s_max)
         self._memory_bytes_max = settings.memory_bytes_max
         self._hook = hook
 
-    def decode_chunk(self, fd: int, sizes: list[int]) -> None:
-        """Decode the files that stand one after the other in `fd`, and answer each."""
+    def decode_chunk(self, fd: int | None, sizes: list[int]) -> None:
+        """Decode the files that stand one after the other, in the shared memory or in `fd`, and answer each."""
+        self._pcm.clear()
         offset = 0
-        with os.fdopen(fd, "rb") as files:
+        with nullcontext() if fd is None else os.fdopen(fd, "rb") as files:
             for size in sizes:
-                files.seek(offset)
-                offset += size
+                if files is not None:
+                    files.seek(offset)
                 try:
-                    self._decode(files.read(size))
+                    self._decode(bytes(self._audio[offset : offset + size]) if files is None else files.read(size))
                 except AudioRejectedError as error:
                     self._refuse(error.reason, error.detail)
                 except MemoryError:
                     detail = f"decoding takes more than {self._memory_bytes_max} bytes (decoding.memory_bytes_max)"
                     self._refuse(RejectReason.DECODER_OUT_OF_MEMORY, detail)
+                offset += size
 
     def _decode(self, audio: bytes) -> None:
         if self._hook is not None:
             self._hook(audio)
-        with os.fdopen(memory_file("voxmill-pcm"), "wb") as pcm:
-            decoded = decode_audio(audio, self._sample_rate_hz, self._limits, lambda block: pcm.write(block.data))
-            pcm.flush()
-            answer = {
-                "num_audio_samples": decoded.num_audio_samples,
-                "source_sample_rate_hz": decoded.source_sample_rate_hz,
-                "source_num_channels": decoded.source_num_channels,
-            }
-            send(self._channel, answer, pcm.fileno())
+        self._pcm.begin()
+        decoded = decode_audio(audio, self._sample_rate_hz, self._limits, self._pcm.write)
+        answer = {
+            "pcm": self._pcm.filled,
+            "num_audio_samples": decoded.num_audio_samples,
+            "source_sample_rate_hz": decoded.source_sample_rate_hz,
+            "source_num_channels": decoded.source_num_channels,
+        }
+        send(self._channel, answer)
 
     def _refuse(self, reason: RejectReason, detail: str) -> None:
         send(self._channel, {"reason": reason.value, "detail": detail[:DETAIL_CHARS_MAX]})
+
+
+class _PcmArea:
+    """The waveforms of a chunk, one after the other; the parent is asked to make room where they do not fit."""
+
+    def __init__(self, channel: socket.socket, area: memoryview) -> None:
+        self._channel = channel
+        self._area = area
+        self._start = self._end = 0
+
+    @property
+    def filled(self) -> tuple[int, int]:
+        """Where what was written of this clip stands, as far as the parent has not taken it."""
+        return self._start, self._end
+
+    def clear(self) -> None:
+        """The parent has taken all."""
+        self._start = self._end = 0
+
+    def begin(self) -> None:
+        """A clip begins."""
+        self._start = self._end
+
+    def write(self, block: NDArray[np.float32]) -> None:
+        """The clip's next samples."""
+        rest = block.data.cast("B")
+        while rest:
+            if self._end == len(self._area):
+                send(self._channel, {"pcm": self.filled})
+                receive(self._channel)  # the parent's word that it has taken this part, and all that was before
+                self.clear()
+            piece = rest[: len(self._area) - self._end]
+            self._area[self._end : self._end + len(piece)] = piece
+            self._end += len(piece)
+            rest = rest[len(piece) :]
+
+
+def _keep_pages() -> None:
+    """Let malloc keep what was freed, up to a bound: pages given anew for each clip cost as much as decoding it.
+
+    Fixed bounds also keep what a clip may take from depending on those before it. On another C library: no difference.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _OWN_MAP_BYTES_MIN)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES_MAX)
 
 
 def _limit_memory(num_bytes: int) -> None:

@@ -10,21 +10,27 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
+from pipeline.clip_limits import AudioRejectedError, ClipLimits
 from pipeline.config import DecodingConfig
 from pipeline.decode_messages import CHUNK_SAMPLES_MAX, WorkerSettings
 from pipeline.decode_processes import Decoded, DecodingSeat, Nursery, Refused
 from pipeline.errors import DecoderUnavailableError
-from pipeline.types import Clip, Reject, Sample
+from pipeline.plain_wav import plain_samples
+from pipeline.types import Clip, Reject, RejectReason, Sample
 
 CHUNKS_IN_FLIGHT_PER_WORKER: Final = 2
 """One is decoded while the next waits: more would only hold long clips in memory."""
+
+
+PLAIN_MEMORY_SHARE: Final = 8
+"""A plain file goes without a decoding process up to this part of `memory_bytes_max`: no decoder could have run out."""
 
 
 class DecoderPool:
     """Decoding processes shared by all shards of a replica; a context manager, safe from several threads.
 
     Clips come out at `sample_rate_hz`. `fault_hook` is for tests alone: the `module:function` is called in the
-    decoding processes with the bytes of each sample before it is decoded.
+    decoding processes with the bytes of each sample before it is decoded, to which all samples go then.
     """
 
     def __init__(self, config: DecodingConfig, sample_rate_hz: int, *, fault_hook: str | None = None) -> None:
@@ -35,6 +41,9 @@ class DecoderPool:
             memory_bytes_max=config.memory_bytes_max,
             fault_hook=fault_hook,
         )
+        self._sample_rate_hz = sample_rate_hz
+        self._limits = ClipLimits(config.clip_ms_min, config.clip_s_max)
+        self._plain_bytes_max = 0 if fault_hook else config.memory_bytes_max // PLAIN_MEMORY_SHARE
         self._chunks_max = min(CHUNKS_IN_FLIGHT_PER_WORKER * config.workers, config.clips_in_flight_max)
         self._chunk_samples_max = min(config.clips_in_flight_max // self._chunks_max, CHUNK_SAMPLES_MAX)
         self._chunk_bytes = config.chunk_bytes
@@ -81,37 +90,45 @@ class DecoderPool:
         when decoding processes cannot be kept alive, and whatever `samples` raises.
         """
         waiting: deque[Future[deque[Clip | Reject]]] = deque()
+        chunk: list[Sample | Clip | Reject] = []
+        num_bytes = 0
         try:
-            for chunk in self._chunks(samples):
+            for item in map(self._without_decoder, samples):
+                if not (waiting or chunk or isinstance(item, Sample)):
+                    yield item
+                    continue
+                chunk.append(item)
+                num_bytes += _num_bytes(item)
+                if num_bytes >= self._chunk_bytes or len(chunk) == self._chunk_samples_max:
+                    waiting.append(self._submit(chunk))
+                    chunk, num_bytes = [], 0
+                    while waiting and (len(waiting) == self._chunks_max or waiting[0].done()):
+                        yield from _given_away(waiting.popleft().result())
+            if chunk:
                 waiting.append(self._submit(chunk))
-                while waiting and (len(waiting) == self._chunks_max or waiting[0].done()):
-                    yield from _given_away(waiting.popleft().result())
             while waiting:
                 yield from _given_away(waiting.popleft().result())
         finally:
             for future in waiting:
                 future.cancel()
 
-    def _chunks(self, samples: Iterable[Sample | Reject]) -> Iterator[list[Sample | Reject]]:
-        chunk: list[Sample | Reject] = []
-        num_bytes = 0
-        for item in samples:
-            chunk.append(item)
-            if isinstance(item, Sample):
-                num_bytes += len(item.audio) + sum(map(len, item.sidecars.values()))
-            if num_bytes >= self._chunk_bytes or len(chunk) == self._chunk_samples_max:
-                yield chunk
-                chunk, num_bytes = [], 0
-        if chunk:
-            yield chunk
+    def _without_decoder(self, item: Sample | Reject) -> Sample | Clip | Reject:
+        """What becomes of a sample that has to be looked at only; others as they are."""
+        if not isinstance(item, Sample) or len(item.audio) > self._plain_bytes_max:
+            return item
+        try:
+            samples = plain_samples(item.audio, self._sample_rate_hz, self._limits)
+        except AudioRejectedError as error:
+            return _reject(item, error.reason, error.detail)
+        return item if samples is None else Clip(item.key, samples, self._sample_rate_hz, 1, item.sidecars)
 
-    def _submit(self, chunk: list[Sample | Reject]) -> Future[deque[Clip | Reject]]:
+    def _submit(self, chunk: list[Sample | Clip | Reject]) -> Future[deque[Clip | Reject]]:
         try:
             return self._executor.submit(self._decode_chunk, chunk)
         except RuntimeError:  # the executor's word for being shut down
             raise DecoderUnavailableError("the decoder pool was closed; open a new one") from None
 
-    def _decode_chunk(self, chunk: list[Sample | Reject]) -> deque[Clip | Reject]:
+    def _decode_chunk(self, chunk: list[Sample | Clip | Reject]) -> deque[Clip | Reject]:
         files = [item.audio for item in chunk if isinstance(item, Sample)]
         outcomes: deque[Decoded | Refused] = deque()
         seat = self._free_seats.get()
@@ -131,11 +148,23 @@ def _given_away(items: deque[Clip | Reject]) -> Iterator[Clip | Reject]:
 
 def _result(sample: Sample, outcome: Decoded | Refused) -> Clip | Reject:
     if isinstance(outcome, Refused):
-        return Reject(sample.key, sample.audio_member, outcome.reason, outcome.detail, len(sample.audio))
+        return _reject(sample, outcome.reason, outcome.detail)
     return Clip(
         key=sample.key,
-        waveform=outcome.waveform,
+        pcm=outcome.waveform,
         source_sample_rate_hz=outcome.source_sample_rate_hz,
         source_num_channels=outcome.source_num_channels,
         sidecars=sample.sidecars,
     )
+
+
+def _reject(sample: Sample, reason: RejectReason, detail: str) -> Reject:
+    return Reject(sample.key, sample.audio_member, reason, detail, len(sample.audio))
+
+
+def _num_bytes(item: Sample | Clip | Reject) -> int:
+    """What an item holds in memory, as far as it is large."""
+    if isinstance(item, Reject):
+        return 0
+    audio_bytes = len(item.audio) if isinstance(item, Sample) else item.pcm.nbytes
+    return audio_bytes + sum(map(len, item.sidecars.values()))

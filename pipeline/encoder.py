@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from codec.base import Codec, Tokens
 from pipeline.batcher import CutClip, Piece, Window
 from pipeline.errors import CodecContractError, ShardCancelledError
+from pipeline.pages import PAGES
 from pipeline.prefetch import prefetched
 from pipeline.turn import Turn
-from pipeline.types import TokenRow
+from pipeline.types import TokenRow, scale_into
 
 _Pieces = dict[tuple[int, int], tuple[NDArray[np.uint16] | None, NDArray[np.uint16] | None]]
 
@@ -138,12 +140,14 @@ class Encoder:
 
 def _padded(clips: Sequence[CutClip], batch: Sequence[Piece], frame_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Waveforms float32 [B, T] padded with zeros to the longest piece in whole frames, lengths int64 [B]."""
-    waveforms = np.zeros((len(batch), max(piece.num_frames for piece in batch) * frame_size), dtype=np.float32)
+    shape = (len(batch), max(piece.num_frames for piece in batch) * frame_size)
+    waveforms = PAGES.take(math.prod(shape) * np.dtype(np.float32).itemsize).view(np.float32).reshape(shape)
     lengths = np.empty(len(batch), dtype=np.int64)
     for row, piece in enumerate(batch):
         cut_clip = clips[piece.clip_index]
         segment = cut_clip.segments[piece.segment_index]
-        waveforms[row, : segment.length] = cut_clip.clip.waveform[segment.start : segment.start + segment.length]
+        scale_into(cut_clip.clip.pcm[segment.start : segment.start + segment.length], waveforms[row, : segment.length])
+        waveforms[row, segment.length :] = 0
         lengths[row] = segment.length
     return torch.from_numpy(waveforms), torch.from_numpy(lengths)
 
@@ -177,7 +181,7 @@ def _row(clip_index: int, cut_clip: CutClip, pieces: _Pieces) -> TokenRow:
     return TokenRow(
         key=clip.key,
         num_frames=sum(segment.num_frames for segment in segments),
-        num_audio_samples=len(clip.waveform),
+        num_audio_samples=clip.num_audio_samples,
         source_sample_rate_hz=clip.source_sample_rate_hz,
         source_num_channels=clip.source_num_channels,
         segments=segments,

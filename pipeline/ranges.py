@@ -11,8 +11,9 @@ from types import TracebackType
 
 from pipeline.config import ReadingConfig
 from pipeline.errors import DataError, StoreUnavailableError
+from pipeline.pages import BLOCK_BYTES_MIN, PAGES
 from pipeline.storage import Store
-from pipeline.types import Shard
+from pipeline.types import Content, Shard
 
 
 class RangeStream:
@@ -28,7 +29,7 @@ class RangeStream:
         self._range_bytes = config.range_bytes
         self._ranges_in_flight = config.ranges_in_flight
         self._executor = ThreadPoolExecutor(config.ranges_in_flight, thread_name_prefix="voxmill-range")
-        self._pending: deque[Future[bytes]] = deque()
+        self._pending: deque[Future[Content]] = deque()
         self._next_start = 0
         self._block = memoryview(b"")
         has_md5 = config.check_md5 and re.fullmatch("[0-9a-f]{32}", shard.etag)
@@ -61,6 +62,18 @@ class RangeStream:
         while num_bytes:
             num_bytes -= joined.write(self._take(num_bytes))
         return joined.getvalue()
+
+    def read_payload(self, num_bytes: int) -> Content:
+        """As `read_exact`, for what may be large: its pages are used again when nobody looks at it any more."""
+        if num_bytes < BLOCK_BYTES_MIN:
+            return self.read_exact(num_bytes)
+        payload = PAGES.take(num_bytes).data
+        num_filled = 0
+        while num_filled < num_bytes:
+            piece = self._take(num_bytes - num_filled)
+            payload[num_filled : num_filled + len(piece)] = piece
+            num_filled += len(piece)
+        return payload.toreadonly()
 
     def skip(self, num_bytes: int) -> None:
         """Pass over the next `num_bytes` bytes. Raises `EOFError` when the object ends before them."""
@@ -104,7 +117,7 @@ class RangeStream:
         self._block = self._block[num_bytes_max:]
         return taken
 
-    def _next_range(self) -> bytes:
+    def _next_range(self) -> Content:
         self._read_ahead()
         if not self._pending:
             raise EOFError
@@ -121,7 +134,7 @@ class RangeStream:
             self._pending.append(self._executor.submit(self._read_range, self._next_start, end))
             self._next_start = end
 
-    def _read_range(self, start: int, end: int) -> bytes:
+    def _read_range(self, start: int, end: int) -> Content:
         data = self._store.read_range(self._shard.uri, start, end, etag=self._shard.etag)
         if len(data) != end - start:
             raise StoreUnavailableError(
@@ -139,7 +152,7 @@ class _Md5Thread:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="voxmill-md5")
         self._last: Future[None] | None = None
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: Content) -> None:
         """Take in the next bytes, after the last ones have been taken in."""
         self._wait()
         self._last = self._executor.submit(self._md5.update, data)

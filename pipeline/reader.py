@@ -15,7 +15,7 @@ from pipeline.config import ReadingConfig
 from pipeline.errors import DataError, TarError
 from pipeline.seen_keys import SeenKeys
 from pipeline.tar import ByteStream, Member, MemberKind, printable, read_members
-from pipeline.types import Reject, RejectReason, Sample
+from pipeline.types import Content, Reject, RejectReason, Sample
 
 AUDIO_EXTENSIONS: Final = frozenset(
     {"aif", "aifc", "aiff", "au", "flac", "mp3", "nist", "oga", "ogg", "opus", "rf64", "snd", "sph", "wav", "wave"}
@@ -46,7 +46,7 @@ class _Group:
     is_repeated: bool
     num_bytes: int = 0
     members: dict[str, str] = field(default_factory=dict)
-    kept: dict[str, bytes] = field(default_factory=dict)
+    kept: dict[str, Content] = field(default_factory=dict)
     num_kept_bytes: int = 0
     fault: Reject | None = None
 
@@ -170,7 +170,9 @@ class _Grouping:
             audio_member=group.members[suffix],
             audio_suffix=suffix,
             audio=group.kept[suffix],
-            sidecars={other: data for other, data in group.kept.items() if other in self._carry and other != suffix},
+            sidecars={
+                other: bytes(data) for other, data in group.kept.items() if other in self._carry and other != suffix
+            },
         )
 
 

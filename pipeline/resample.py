@@ -117,7 +117,10 @@ def resample(waveform: NDArray[np.float32], source_rate_hz: int, target_rate_hz:
 
 
 def to_mono(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean of the channels, float32 [C, T] -> float32 [T], added one after the other."""
+    """The mean of the channels, float32 [C, T] -> float32 [T], added one after the other; of one, itself."""
+    if len(waveform) == 1:
+        only: NDArray[np.float32] = waveform[0]
+        return only
     mono: NDArray[np.float32] = waveform[0].copy()
     for channel in waveform[1:]:
         mono += channel

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.types import Segment
+from pipeline.types import Pcm, Segment
 
 WINDOW_S: Final = 0.04
 """The loudness at a cut is the energy of this much audio around it."""
@@ -18,10 +18,8 @@ LAST_SEGMENT_S_MIN: Final = 1.0
 """A last segment is not made shorter than this, or half a segment, when an earlier cut avoids it."""
 
 
-def cut(
-    waveform: NDArray[np.float32], *, sample_rate_hz: int, frame_size: int, segment_s: float, search_s: float
-) -> tuple[Segment, ...]:
-    """The segments of a clip, float32 [T] with T > 0: in order, without gaps, each at most `segment_s` long.
+def cut(pcm: Pcm, *, sample_rate_hz: int, frame_size: int, segment_s: float, search_s: float) -> tuple[Segment, ...]:
+    """The segments of a clip, [T] with T > 0: in order, without gaps, each at most `segment_s` long.
 
     A clip that fits is one segment. A longer one is cut at multiples of `frame_size`, so that the frames of the
     segments add up to ceil(T / frame_size). Each cut is the quietest such point in the last `search_s` of the
@@ -35,17 +33,17 @@ def cut(
             f"a segment of {segment_s} s holds no frame of {frame_size} samples at {sample_rate_hz} Hz; raise "
             "batching.segment_s"
         )
-    if not len(waveform):
+    if not len(pcm):
         raise ValueError("a clip without samples has no segments; such clips are rejected when they are decoded")
     frames_back = min(_whole_frames(search_s, sample_rate_hz, frame_size), frames_max // 2)
     rest_min = min(round(LAST_SEGMENT_S_MIN * sample_rate_hz), frames_max * frame_size // 2)
     segments: list[Segment] = []
     start = 0
-    while (rest := len(waveform) - start) > frames_max * frame_size:
+    while (rest := len(pcm) - start) > frames_max * frame_size:
         last = max(1, min(frames_max, (rest - rest_min) // frame_size))
         first = max(1, min(frames_max - frames_back, last))
         candidates = start + frame_size * np.arange(first, last + 1)
-        end = _quietest(waveform, candidates, round(WINDOW_S * sample_rate_hz))
+        end = _quietest(pcm, candidates, round(WINDOW_S * sample_rate_hz))
         segments.append(Segment(start, end - start, (end - start) // frame_size))
         start = end
     segments.append(Segment(start, rest, -(-rest // frame_size)))
@@ -57,15 +55,16 @@ def _whole_frames(duration_s: float, sample_rate_hz: int, frame_size: int) -> in
     return math.floor(Fraction(repr(float(duration_s))) * sample_rate_hz / frame_size)
 
 
-def _quietest(waveform: NDArray[np.float32], points: NDArray[np.int64], window: int) -> int:
+def _quietest(pcm: Pcm, points: NDArray[np.int64], window: int) -> int:
     """The point with the least energy in the `window` samples around it, the last one of equals.
 
-    Each window is summed on its own, in float64: differences of a running sum would lose near-silence.
+    Each window is summed on its own, in float64: differences of a running sum would lose near-silence. Energies of
+    int16 are those of float32 times a power of two, to the last bit, so they are in the same order.
     """
     first = points[0] - window // 2
     stop = points[-1] - window // 2 + window
     around = np.zeros(stop - first)
-    inside = waveform[max(first, 0) : stop].astype(np.float64)
+    inside = pcm[max(first, 0) : stop].astype(np.float64)
     offset = max(first, 0) - first
     around[offset : offset + len(inside)] = np.square(inside)
     energies = [float(np.add.reduce(around[point - points[0] :][:window])) for point in points]

@@ -17,7 +17,7 @@ from pipeline.config import RetryConfig, StorageConfig, check_uri, without_crede
 from pipeline.errors import ConfigError, ObjectMissingError, RefusedError, UnsafeStoreError
 from pipeline.retry import Retry
 from pipeline.storage_local import LocalStore, local_path
-from pipeline.types import ObjectInfo, PartialObject
+from pipeline.types import Content, ObjectInfo, PartialObject
 
 PROBE_PREFIX = ".probe-"
 """Of objects that a probe puts and deletes again, unless its process dies."""
@@ -43,7 +43,7 @@ class Store(Protocol):
         """A small object whole; `DataError` when it is larger than `bytes_max`."""
         ...
 
-    def read_range(self, uri: str, start: int, end: int, *, etag: str | None) -> bytes:
+    def read_range(self, uri: str, start: int, end: int, *, etag: str | None) -> Content:
         """Exactly the bytes [start, end); `ObjectChangedError` when the object no longer has that ETag."""
         ...
 

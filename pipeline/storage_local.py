@@ -7,6 +7,7 @@ renamed (put) or hard-linked (put-if-absent) to their name, each one step of the
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import stat
@@ -27,8 +28,9 @@ from pipeline.errors import (
     StoreUnavailableError,
     UnsafeStoreError,
 )
+from pipeline.pages import PAGES
 from pipeline.retry import Retry
-from pipeline.types import ObjectInfo, PartialObject
+from pipeline.types import Content, ObjectInfo, PartialObject
 
 T = TypeVar("T")
 
@@ -98,20 +100,20 @@ class LocalStore:
 
         return self._retry.call(read_once)
 
-    def read_range(self, uri: str, start: int, end: int, *, etag: str | None) -> bytes:
+    def read_range(self, uri: str, start: int, end: int, *, etag: str | None) -> Content:
         """Exactly the bytes [start, end). Raises `ObjectChangedError` on another ETag or a shorter file."""
         if not 0 <= start <= end:
             raise ValueError(f"range [{start}, {end}) is not within 0 <= start <= end")
 
-        def read_once() -> bytes:
+        def read_once() -> Content:
             with _opened(local_path(uri)) as (file, info):
                 if etag is not None and info.etag != etag:
                     raise ObjectChangedError(f"{info.uri} changed: its ETag was {etag} and is {info.etag}")
                 file.seek(start)
-                data = file.read(end - start)
-                if len(data) < end - start:
+                content = PAGES.take(end - start).data
+                if file.readinto(content) < end - start:
                     raise ObjectChangedError(f"{info.uri} has {info.size_bytes} bytes; up to {end} were asked for")
-                return data
+                return content.toreadonly()
 
         return self._retry.call(read_once)
 
@@ -223,7 +225,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, ObjectInfo]]:
+def _opened(path: Path) -> Iterator[tuple[io.BufferedReader, ObjectInfo]]:
     """The open file and its info, taken from the open file so that a rename in between cannot mix two."""
     with _translated("read", path), path.open("rb") as file:
         yield file, _info_of(str(path), os.fstat(file.fileno()))

@@ -24,6 +24,7 @@ from pipeline.tar_header import (
     parse_pax_size,
     refuse_packed,
 )
+from pipeline.types import Content
 
 EXTENSION_BYTES_MAX: Final = 1 << 20
 """Of a GNU long name or a pax header: paths and attributes, never data."""
@@ -44,6 +45,10 @@ class ByteStream(Protocol):
 
     def read_exact(self, num_bytes: int) -> bytes:
         """The next bytes; `EOFError` when the stream ends before them."""
+        ...
+
+    def read_payload(self, num_bytes: int) -> Content:
+        """As `read_exact`, for a member's data."""
         ...
 
     def skip(self, num_bytes: int) -> None:
@@ -96,7 +101,7 @@ class Member:
     size_bytes: int
     kind: MemberKind
     offset: int
-    read: Callable[[], bytes]
+    read: Callable[[], Content]
 
 
 def read_members(stream: ByteStream, shard_size_bytes: int) -> Iterator[Member]:
@@ -213,8 +218,12 @@ class _Archive:
                 "the archive is damaged: fetch or pack the shard again"
             )
 
-    def _read_payload(self) -> bytes:
-        return self._take(self._payload_end - self._position, "a member's data")
+    def _read_payload(self) -> Content:
+        num_bytes = self._payload_end - self._position
+        self._check_left(num_bytes, "a member's data")
+        payload = self._stream.read_payload(num_bytes)
+        self._position += num_bytes
+        return payload
 
     def _check_fits(self, num_bytes: int, what: str, offset: int) -> None:
         left = self._size_bytes - self._position

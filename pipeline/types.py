@@ -6,9 +6,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+Content = bytes | memoryview
+"""Bytes that do not change; large ones are views of `pipeline.pages`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +99,49 @@ class Sample:
     key: str
     audio_member: str
     audio_suffix: str
-    audio: bytes
+    audio: Content
     sidecars: Mapping[str, bytes] = field(default_factory=dict)
+
+
+Pcm = NDArray[np.float32] | NDArray[np.int16]
+
+
+def scale_into(pcm: Pcm, waveform: NDArray[np.float32]) -> None:
+    """Write audio samples as float32 of full scale 1; exact, since the scale of int16 is a power of two."""
+    if pcm.dtype == np.float32:
+        waveform[:] = pcm
+    else:
+        np.multiply(pcm, _INT16_STEP, out=waveform)
+
+
+_INT16_STEP: Final = np.float32(1 / 32768)
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A decoded sample: mono float32 `waveform` [num_audio_samples] at the codec's rate."""
+    """A decoded sample: mono `pcm` [num_audio_samples] at the codec's rate.
+
+    It is float32 of full scale 1, or int16 of full scale 32768 as it stood in the file: the same values, in half the
+    memory, until they are scaled straight into a batch.
+    """
 
     key: str
-    waveform: NDArray[np.float32]
+    pcm: Pcm
     source_sample_rate_hz: int
     source_num_channels: int
     sidecars: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def num_audio_samples(self) -> int:
+        """Its length."""
+        return len(self.pcm)
+
+    @property
+    def waveform(self) -> NDArray[np.float32]:
+        """The waveform in float32 [num_audio_samples]."""
+        waveform = np.empty(len(self.pcm), np.float32)
+        scale_into(self.pcm, waveform)
+        return waveform
 
 
 @dataclass(frozen=True, slots=True)

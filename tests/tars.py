@@ -20,6 +20,9 @@ class BytesStream:
         self.skip(num_bytes)
         return self._data[self.position - num_bytes : self.position]
 
+    def read_payload(self, num_bytes: int) -> bytes:
+        return self.read_exact(num_bytes)
+
     def skip(self, num_bytes: int) -> None:
         if self.position + num_bytes > len(self._data):
             raise EOFError

@@ -23,7 +23,18 @@ FORBIDDEN = {
 ALLOWED = {"codec": (), "pipeline": ("codec.base",), "jobs": ()}
 
 GROUND = frozenset(
-    {"types", "errors", "config", "retry", "storage", "storage_local", "storage_s3", "storage_s3_errors", "prefetch"}
+    {
+        "types",
+        "errors",
+        "config",
+        "retry",
+        "pages",
+        "storage",
+        "storage_local",
+        "storage_s3",
+        "storage_s3_errors",
+        "prefetch",
+    }
 )
 """What every stage of `pipeline` may know."""
 
@@ -35,7 +46,10 @@ STAGES: tuple[frozenset[str], ...] = (
             "resample",
             "containers_mp3",
             "containers",
+            "clip_limits",
             "audio",
+            "plain_wav",
+            "decode_memory",
             "decode_messages",
             "decode_worker",
             "decode_processes",

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import audio as audio_module
-from pipeline.audio import AudioRejectedError, ClipLimits, DecodedAudio, decode_audio
+from pipeline.audio import DecodedAudio, decode_audio
+from pipeline.clip_limits import AudioRejectedError, ClipLimits
 from pipeline.containers_mp3 import walk_mp3, with_length
 from pipeline.types import RejectReason
 

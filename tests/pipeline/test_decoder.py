@@ -18,7 +18,8 @@ import soundfile
 
 from pipeline import decode_processes
 from pipeline.config import DecodingConfig
-from pipeline.decode_messages import channel_pair, memory_file, send
+from pipeline.decode_memory import AUDIO_BYTES, PCM_BYTES
+from pipeline.decode_messages import channel_pair, send
 from pipeline.decoder import DecoderPool
 from pipeline.errors import DecoderUnavailableError
 from pipeline.types import Clip, Reject, RejectReason, Sample
@@ -179,7 +180,7 @@ def test_answers_that_nobody_took_are_not_given_to_other_samples(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(decode_processes.np, "empty", out_of_memory)
+        patched.setattr(decode_processes.PAGES, "take", out_of_memory)
         for _ in range(2):
             with pytest.raises(MemoryError):
                 list(pool.decode([good("1"), good("2")]))
@@ -268,25 +269,56 @@ def test_no_process_outlives_a_killed_parent() -> None:
 
 def test_workers_do_not_listen_to_ctrl_c(pool: DecoderPool) -> None:
     assert outcomes(pool.decode([good("1")])) == [("1", 1001)]
-    seats = [seat for seat in pool._all_seats if seat._channel is not None]
-    assert seats
-    pids = [seat._pid for seat in seats]
+    workers = [seat._worker for seat in pool._all_seats if seat._worker is not None]
+    assert workers
+    pids = [worker.pid for worker in workers]
     for pid in pids:
         os.kill(pid, signal.SIGINT)
     assert outcomes(pool.decode([good(str(index)) for index in range(40)])) == [
         (str(index), 1000 + index) for index in range(40)
     ]
-    assert [seat._pid for seat in seats] == pids  # none was replaced
+    now = {seat._worker.pid for seat in pool._all_seats if seat._worker is not None}
+    assert now >= set(pids)  # none was replaced
 
 
-def test_a_waveform_that_no_memory_is_left_for_leaves_no_descriptor() -> None:
+@pytest.mark.parametrize("num_announced", [0, 3, 5, 1 << 50])
+def test_a_waveform_of_another_length_than_announced_is_not_taken(num_announced: int) -> None:
     ours, theirs = channel_pair()
     num_before = len(list(Path("/proc/self/fd").iterdir()))
     with ours, theirs:
-        fd = memory_file("pcm")
-        answer = {"num_audio_samples": 1 << 50, "source_sample_rate_hz": 1, "source_num_channels": 1}
-        send(theirs, answer, fd)
-        os.close(fd)
-        with pytest.raises(MemoryError):
-            decode_processes._outcome(ours)
-        assert len(list(Path("/proc/self/fd").iterdir())) == num_before
+        worker = decode_processes.Worker(0, ours, decode_processes._shared_with(ours))
+        rates = {"source_sample_rate_hz": 1, "source_num_channels": 1}
+        send(theirs, {"pcm": (0, 16), "num_audio_samples": num_announced, **rates})
+        with pytest.raises(EOFError, match="announced"):
+            decode_processes._outcome(worker, timeout_s=60)
+        assert len(list(Path("/proc/self/fd").iterdir())) == num_before + 1  # the memory's, on its way to the other end
+
+
+def test_clips_longer_than_the_shared_memory_come_in_parts() -> None:
+    rng = np.random.default_rng(0)
+    num_samples_max = PCM_BYTES // 4
+    lengths = [1000, num_samples_max - 1000, num_samples_max + 1, 2 * num_samples_max, 3 * num_samples_max - 5, 1001]
+    waveforms = [rng.integers(-9, 9, length).astype(np.int16) for length in lengths]
+    samples = []
+    for index, waveform in enumerate(waveforms):
+        file = io.BytesIO()
+        soundfile.write(file, waveform, RATE_HZ, format="FLAC")
+        samples.append(sample(str(index), file.getvalue()))
+    # All in one chunk, so that each clip begins where the one before it ended.
+    with DecoderPool(DecodingConfig(workers=1, chunk_bytes=1 << 28), RATE_HZ) as pool:
+        clips = list(pool.decode(samples))
+    for clip, waveform in zip(clips, waveforms, strict=True):
+        assert isinstance(clip, Clip)
+        np.testing.assert_array_equal(clip.waveform, waveform.astype(np.float32) / 32768)
+
+
+def test_files_larger_than_the_shared_memory_are_decoded() -> None:
+    noise = np.random.default_rng(0).integers(-(1 << 15), 1 << 15, AUDIO_BYTES // 2 + 1).astype(np.int16)
+    file = io.BytesIO()
+    soundfile.write(file, noise, RATE_HZ, format="FLAC")
+    assert len(file.getvalue()) > AUDIO_BYTES
+    with DecoderPool(DecodingConfig(workers=1), RATE_HZ) as pool:
+        found = list(pool.decode([good("1"), sample("2", file.getvalue()), good("3")]))
+    assert outcomes(found) == [("1", 1001), ("2", len(noise)), ("3", 1003)]
+    assert isinstance(found[1], Clip)
+    np.testing.assert_array_equal(found[1].waveform, noise.astype(np.float32) / 32768)
