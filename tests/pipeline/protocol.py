@@ -25,7 +25,7 @@ from pipeline.config import RetryConfig, StorageConfig, load_config
 from pipeline.encoder import Progress
 from pipeline.errors import DataError, InfraError, ObjectChangedError, StoreUnavailableError
 from pipeline.layout import parse_token_path
-from pipeline.manifest import ManifestRow, fold_commits
+from pipeline.manifest import Manifest, ManifestRow, fold_commits
 from pipeline.records import CodecRecord, CommitRecord, JobRecord
 from pipeline.shards import Listing
 from pipeline.turn import Turn
@@ -205,7 +205,7 @@ def _take_back_by_deleting(store: Any, place: Any, standing: Standing) -> None:
     store.delete(place.commit(standing.record.shard_id, standing.term))
 
 
-def _sweep_by_manifest(job: OpenJob) -> tuple[str, ...]:
+def _sweep_by_manifest(job: OpenJob, _: Manifest) -> tuple[str, ...]:
     listed = [info for folder in jobs.finish.TOKEN_FOLDERS for info in job.store.list(job.place.uri(folder))]
     for shard_id, found in jobs.finish.unnamed_objects(listed, job.place, job.manifest).items():
         row = job.manifest.rows.get(shard_id)
@@ -214,7 +214,7 @@ def _sweep_by_manifest(job: OpenJob) -> tuple[str, ...]:
     return ()
 
 
-def _sweep_that_lists_last(job: OpenJob) -> tuple[str, ...]:
+def _sweep_that_lists_last(job: OpenJob, _: Manifest) -> tuple[str, ...]:
     standing = {shard.shard_id: find_commit(job.store, job.place, shard.shard_id) for shard in job.listing.shards}
     listed = [info for folder in jobs.finish.TOKEN_FOLDERS for info in job.store.list(job.place.uri(folder))]
     for shard_id, found in jobs.finish.unnamed_objects(listed, job.place, job.manifest).items():
