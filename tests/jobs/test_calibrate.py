@@ -74,9 +74,9 @@ def test_the_rate_is_the_codecs(shards: Path, clock: Clock) -> None:
 
 def test_it_ends_with_the_batch_under_way_when_its_time_is_over(shards: Path, clock: Clock) -> None:
     found = calibrated(shards, clock, measure_s=1.0).calibration
-    batch_s = 31 * CLIP_S * COST_S  # as many clips as go into a batch of 60 s
-    assert found.measured_s == pytest.approx(2 * batch_s)
-    assert found.num_batches == 2
+    num_clips = 7 + 31 + 31  # of the shard's 100: 31 go into a batch of 60 s
+    assert found.measured_s == pytest.approx(num_clips * CLIP_S * COST_S)
+    assert found.num_batches == 3
     assert found.times_real_time == pytest.approx(1 / COST_S)
 
 
