@@ -53,6 +53,10 @@ def test_codec_that_raises(ground, tmp_path):
     assert counts == [3, 1, 1], "running.unknown_attempts_max is 3"
 
 
+ONE_BATCH = "--set=batching.batch_cost_s=60"
+"""A batch more would cost more than all padding: the clips of a shard go together."""
+
+
 @row("processes", "out of memory on the device", "torch.OutOfMemoryError for batches of more than two clips")
 @pytest.mark.parametrize(
     "codec",
@@ -61,7 +65,8 @@ def test_codec_that_raises(ground, tmp_path):
 def test_out_of_memory_on_the_device(ground, tmp_path, codec):
     ground.put_clean(2)
     notes = tmp_path / "notes"
-    objects = ground.check(ground.run(f"--codec={codec}", sabotage=sabotage("with_codec", notes, clips_max=2)))
+    ended = ground.run(f"--codec={codec}", ONE_BATCH, sabotage=sabotage("with_codec", notes, clips_max=2))
+    objects = ground.check(ended)
     assert sorted(noted(notes)) == ["out of memory at 3 clips"] * 2 + ["out of memory at 5 clips"] * 2
     assert [record["num_halved_batches"] for record in commits(objects).values()] == [2, 2]
     ground.note("2 batches halved a shard")
@@ -70,7 +75,8 @@ def test_out_of_memory_on_the_device(ground, tmp_path, codec):
 @row("processes", "a clip that never fits the device", "torch.OutOfMemoryError wherever it is in a batch")
 def test_a_clip_that_never_fits(ground, tmp_path):
     ground.put_clean(3)
-    ended = ground.run(sabotage=sabotage("with_codec", tmp_path / "notes", faults={LENGTHS[0]: "never fits"}))
+    saboteur = sabotage("with_codec", tmp_path / "notes", faults={LENGTHS[0]: "never fits"})
+    ended = ground.run(ONE_BATCH, sabotage=saboteur)
     ground.check(ended, exit_code=1, failed={"speech-000.tar": "OutOfMemoryError"})
     assert noted(tmp_path / "notes") == [f"never fits at {LENGTHS[0]}"] * 9, "batches of 4, 2 and 1, three times"
 
