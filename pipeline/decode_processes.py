@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -304,7 +305,7 @@ def _hand_over(worker: Worker, files: Sequence[Content]) -> None:
 def _outcome(worker: Worker, timeout_s: float) -> Decoded | Refused:
     """What became of the next file. Raises `TimeoutError`, and `EOFError` when the worker is lost."""
     deadline_s = time.monotonic() + timeout_s
-    parts: list[NDArray[np.uint8]] = []
+    parts: deque[NDArray[np.uint8]] = deque()
     while True:
         worker.channel.settimeout(max(deadline_s - time.monotonic(), _WAIT_S_MIN))
         answer, _ = receive(worker.channel)
@@ -312,16 +313,31 @@ def _outcome(worker: Worker, timeout_s: float) -> Decoded | Refused:
             raise _WorkerDiedError(answer["died"])
         if "reason" in answer:
             return Refused(RejectReason(answer["reason"]), answer["detail"])
+        is_last = "num_audio_samples" in answer
         # Copied: the worker writes the next clip there, and a clip lives long.
-        part = PAGES.take(len(taken := worker.memory.pcm[slice(*answer["pcm"])]))
+        taken = worker.memory.pcm[slice(*answer["pcm"])]
+        part = PAGES.take(len(taken)) if is_last and not parts else np.empty(len(taken), np.uint8)
         part[:] = taken
         parts.append(part)
-        if "num_audio_samples" in answer:
+        if is_last:
             if sum(map(len, parts)) != np.dtype(np.float32).itemsize * answer["num_audio_samples"]:
                 raise EOFError("the waveform is not as long as announced")
-            waveform = (part if len(parts) == 1 else np.concatenate(parts)).view(np.float32)
+            waveform = _joined(parts).view(np.float32)
             return Decoded(waveform, answer["source_sample_rate_hz"], answer["source_num_channels"])
         send(worker.channel, {"taken": True})
+
+
+def _joined(parts: deque[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """All parts in one array; each is let go of as it is copied, so that hours of audio are never held twice."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = np.empty(sum(map(len, parts)), np.uint8)
+    filled = 0
+    while parts:
+        part = parts.popleft()
+        joined[filled : filled + len(part)] = part
+        filled += len(part)
+    return joined
 
 
 def _pool_is_closed() -> DecoderUnavailableError:

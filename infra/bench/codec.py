@@ -56,7 +56,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `voxmill bench codec`."""
     default = BatchingConfig()
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
-    parser.add_argument("--precision", action="append", help="may be repeated; default: float32 and bfloat16")
+    parser.add_argument(
+        "--precision", action="append", help="may be repeated; default: float32, and bfloat16 where it is no slower"
+    )
     parser.add_argument("--codec", help="a checkpoint of the published sizes; default: random weights, 2.1 GB on disk")
     parser.add_argument("--speech", metavar="FOLDER", help="default: Debian packages, fetched by apt")
     parser.add_argument("--audio-s", type=float, default=120.0, help="of a round (default: %(default)s)")
@@ -84,7 +86,7 @@ def bench(arguments: argparse.Namespace) -> BenchReport:
     }
     rows: dict[str, list[TokenRow]] = {}
     plain = None
-    for precision in arguments.precision or ["float32", "bfloat16"]:
+    for precision in arguments.precision or _worthwhile(arguments.device, details):
         codec = _load(uri, arguments.device, precision)
         encode = partial(_encode, codec, batching=batching)
         rows[precision] = encode(clips)  # the warm-up too
@@ -103,6 +105,15 @@ def bench(arguments: argparse.Namespace) -> BenchReport:
         else:
             figures += _agreement(rows, precision)
     return BenchReport("codec", tuple(figures), details)
+
+
+def _worthwhile(device: str, details: dict[str, object]) -> list[str]:
+    """float32, and bfloat16 where the device has arithmetic for it: some processors only emulate it."""
+    gflops = {name: matrix_gflops(torch.device(device), name, size=256) for name in ("float32", "bfloat16")}
+    if gflops["bfloat16"] >= gflops["float32"] / 2:
+        return ["float32", "bfloat16"]
+    details["bfloat16 left out"] = f"GFLOP/s of a product of 256 x 256: {gflops}"
+    return ["float32"]
 
 
 def _load(uri: str, device: str, precision: str) -> LongCatCodec:
@@ -130,10 +141,10 @@ def _round(encode: Callable[[], object], audio_s: float, precision: str, codec: 
     return _Round(encode_s, gflops, GFLOP_PER_AUDIO_S * audio_s / encode_s / gflops)
 
 
-def matrix_gflops(device: torch.device, precision: str) -> float:
+def matrix_gflops(device: torch.device, precision: str, *, size: int = _MATRIX_SIZE) -> float:
     """The speed of the square matrix product in a precision, in GFLOP/s: the best of three spells."""
     dtype = _DTYPES[precision]
-    a, b = (torch.randn(_MATRIX_SIZE, _MATRIX_SIZE, device=device).to(dtype) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -153,7 +164,7 @@ def _matrix_spell(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, device: t
             torch.mm(a, b, out=out)
             num += 1
         _wait(device)
-    return 2e-9 * _MATRIX_SIZE**3 * num / (time.perf_counter() - started_s)
+    return 2e-9 * len(a) ** 3 * num / (time.perf_counter() - started_s)
 
 
 def _speed(rounds: Sequence[_Round], audio_s: float, precision: str, device: str) -> list[Figure]:
