@@ -210,7 +210,7 @@ def lose_a_host(ground, cluster, lose) -> None:
     """Two hosts, of which one goes while its replica has shards; the other does the rest."""
     ground.put_clean(10)
     nodes = [cluster.add(num_cpus=1)]
-    running = start(ground, cluster, "--codec=calibrated:cost_s=1")
+    running = start(ground, cluster, "--codec=calibrated:cost_s=3")  # the second host takes its time
     wait_for(lambda: replicas(running), "the first replica", RUN_S_MAX)
     nodes.append(cluster.add(num_cpus=1))
     wait_for(lambda: len(replicas(running)) == 2, "the second replica", RUN_S_MAX)
