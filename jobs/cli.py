@@ -31,7 +31,10 @@ def entry() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the outcome stands
     if (ray := sys.modules.get("ray")) is not None:
-        ray.shutdown()
+        from jobs.interrupts import sigterm_kept
+
+        with sigterm_kept():
+            ray.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(BrokenPipeError):
             stream.flush()

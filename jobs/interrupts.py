@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -37,3 +40,37 @@ class Interrupts:
         self.count += 1
         if self.count > 1 or not self._drains:
             raise KeyboardInterrupt
+
+
+_SIGACTION_BYTES_MAX = 512
+"""Of the C library's `struct sigaction`, whose fields do not matter here: 152 in glibc on x86-64."""
+
+_KEEP_EVERY_S = 0.001
+
+
+@contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Keep SIGTERM's handler while a library is used that sets it to the system's default, as Ray does at its end.
+
+    Python can set handlers in its main thread alone, which is inside the library then; so a thread has the C library
+    put back what was there, every millisecond and once more at the end.
+    """
+    sigaction = getattr(ctypes.CDLL(None), "sigaction", None)
+    before = ctypes.create_string_buffer(_SIGACTION_BYTES_MAX)
+    if sigaction is None or sigaction(int(signal.SIGTERM), None, before):
+        yield
+        return
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(_KEEP_EVERY_S):
+            sigaction(int(signal.SIGTERM), before, None)
+
+    keeper = threading.Thread(target=keep, name="voxmill-sigterm", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+        sigaction(int(signal.SIGTERM), before, None)

@@ -26,6 +26,7 @@ import ray
 from ray.exceptions import RayError
 
 from jobs.executor import Alive, Ended, Event, ReplicaDown, ReplicaUp
+from jobs.interrupts import sigterm_kept
 from jobs.replica import Failure, Mark, Replica, ReplicaSetup
 from pipeline.commit import Committed
 from pipeline.config import Device, JobConfig
@@ -162,7 +163,8 @@ class RayExecutor:
         for replica in list(self._replicas):
             self.give_up(replica)
         if self._connected_here:
-            ray.shutdown()
+            with sigterm_kept():
+                ray.shutdown()
 
     def _gpus(self) -> float:
         asked = self._config.ray.gpus_per_replica

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 
 import pytest
 
 from jobs import run
+from jobs.interrupts import sigterm_kept
 from pipeline.config import load_config
+from tests.clusters import wait_for
 
 CONFIG = {"input": "in", "output": "out", "codec": "calibrated:"}
 
@@ -41,3 +44,25 @@ def test_a_second_signal_does_not_wait(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run.run_job(load_config(CONFIG), plain=True)
     assert steps == []
+
+
+def test_a_handler_that_a_library_resets_is_put_back():
+    libc, received = ctypes.CDLL(None), []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append("term"))
+    try:
+        with sigterm_kept():
+            libc.signal(int(signal.SIGTERM), 0)  # SIG_DFL, behind Python's back
+            wait_for(lambda: handled_by(libc) != 0, "the handler to be back", 10)
+            os.kill(os.getpid(), signal.SIGTERM)
+            libc.signal(int(signal.SIGTERM), 0)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == ["term", "term"]
+
+
+def handled_by(libc):
+    """The handler's address; 0 is SIG_DFL. The first field of `struct sigaction` on Linux."""
+    action = ctypes.create_string_buffer(512)
+    libc.sigaction(int(signal.SIGTERM), None, action)
+    return int.from_bytes(action.raw[:8], "little")
