@@ -55,11 +55,9 @@ def sigterm_kept() -> Iterator[None]:
     Python can set handlers in its main thread alone, which is inside the library then; so a thread has the C library
     put back what was there, every millisecond and once more at the end.
     """
-    sigaction = getattr(ctypes.CDLL(None), "sigaction", None)
+    sigaction = ctypes.CDLL(None).sigaction
     before = ctypes.create_string_buffer(_SIGACTION_BYTES_MAX)
-    if sigaction is None or sigaction(int(signal.SIGTERM), None, before):
-        yield
-        return
+    sigaction(int(signal.SIGTERM), None, before)
     over = threading.Event()
 
     def keep() -> None:
