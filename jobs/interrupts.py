@@ -50,10 +50,10 @@ _KEEP_EVERY_S = 0.001
 
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
-    """Keep SIGTERM's handler while a library is used that sets it to the system's default, as Ray does at its end.
+    """Keep SIGTERM's handler while a library is used that takes it, as Ray does while it starts and while it ends.
 
-    Python can set handlers in its main thread alone, which is inside the library then; so a thread has the C library
-    put back what was there, every millisecond and once more at the end.
+    What it sets by Python is not set. What it sets by the C library, where Python could answer only once the main
+    thread is out of it, a thread puts back, every millisecond and once more at the end.
     """
     sigaction = ctypes.CDLL(None).sigaction
     before = ctypes.create_string_buffer(_SIGACTION_BYTES_MAX)
@@ -64,11 +64,18 @@ def sigterm_kept() -> Iterator[None]:
         while not over.wait(_KEEP_EVERY_S):
             sigaction(int(signal.SIGTERM), before, None)
 
+    set_handler = signal.signal
+
+    def set_other(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number == signal.SIGTERM else set_handler(number, handler)
+
     keeper = threading.Thread(target=keep, name="voxmill-sigterm", daemon=True)
     keeper.start()
+    signal.signal = set_other  # type: ignore[assignment]
     try:
         yield
     finally:
+        signal.signal = set_handler
         over.set()
         keeper.join()
         sigaction(int(signal.SIGTERM), before, None)

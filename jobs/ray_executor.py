@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import queue
-import signal
 import socket
 import time
 from collections import deque
@@ -261,20 +260,13 @@ def _connect(config: JobConfig) -> bool:
     Raises `RefusedError`, and `ConnectionError`.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
     is_own = not address or address == "local"
-    try:
+    with sigterm_kept():
         if not is_own:
             _join(str(address))
         else:
             _start_ray(config)
-    except SystemExit as leaving:  # what Ray makes of a SIGTERM while it starts
-        if leaving.code != signal.SIGTERM:
-            raise
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself, and the run would no longer drain
     return is_own
 
 

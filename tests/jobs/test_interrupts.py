@@ -61,6 +61,23 @@ def test_a_handler_that_a_library_resets_is_put_back():
     assert received == ["term", "term"]
 
 
+def test_a_handler_that_a_library_sets_is_not_taken():
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append("ours"))
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with sigterm_kept():
+            ours = signal.getsignal(signal.SIGTERM)
+            assert signal.signal(signal.SIGTERM, lambda *_: received.append("the library's")) is ours
+            assert signal.signal(signal.SIGINT, signal.SIG_IGN) is on_interrupt
+            assert signal.signal(signal.SIGINT, on_interrupt) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.signal(signal.SIGTERM, before) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == ["ours"]
+
+
 def handled_by(libc):
     """The handler's address; 0 is SIG_DFL. The first field of `struct sigaction` on Linux."""
     action = ctypes.create_string_buffer(512)
