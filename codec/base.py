@@ -84,3 +84,12 @@ class Codec(Protocol):
     def decode(self, tokens: Tokens, sample_rate_hz: int) -> torch.Tensor:
         """Waveforms float32 [B, T'] at `sample_rate_hz`; acoustic or semantic ids may be missing, not both."""
         ...
+
+
+@runtime_checkable
+class StagingCodec(Codec, Protocol):
+    """A codec that takes a batch to its device ahead of time."""
+
+    def stage(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """What `encode` takes in place of `waveforms`; called from other threads while `encode` runs."""
+        ...

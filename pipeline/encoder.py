@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec.base import Codec, Tokens
+from codec.base import Codec, StagingCodec, Tokens
 from pipeline.batcher import CutClip, Piece, Window
 from pipeline.errors import CodecContractError, ShardCancelledError
 from pipeline.pages import PAGES
@@ -68,14 +68,18 @@ class Encoder:
         replica stops, `torch.OutOfMemoryError` when one segment alone does not fit the device.
         """
         pieces: _Pieces = {}
-        frame_size = self.codec.info.frame_size
-        padded = (_PaddedBatch(batch, *_padded(window.clips, batch, frame_size)) for batch in window.batches)
-        # The device would wait for each batch to be padded where no other shard has one ready.
-        with prefetched(padded, items_max=1, name="voxmill-pad") as ahead:
+        # The device would wait for each batch to be padded and copied where no other shard has one ready.
+        with prefetched(self._staged(window), items_max=1, name="voxmill-pad") as ahead:
             for batch in ahead:
                 self._encode_batch(window.clips, batch, pieces, ticket=ticket, progress=progress)
         for clip_index, cut_clip in enumerate(window.clips):
             yield _row(clip_index, cut_clip, pieces)
+
+    def _staged(self, window: Window) -> Iterator[_PaddedBatch]:
+        stage = self.codec.stage if isinstance(self.codec, StagingCodec) else None
+        for batch in window.batches:
+            waveforms, lengths = _padded(window.clips, batch, self.codec.info.frame_size)
+            yield _PaddedBatch(batch, stage(waveforms) if stage else waveforms, lengths)
 
     def _encode_batch(
         self,

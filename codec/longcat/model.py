@@ -10,6 +10,7 @@ from codec.longcat.checkpoint import Checkpoint
 from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.features import LogMel
 from codec.longcat.precision import arithmetic, check_device, check_near, narrow, weights_dtype
+from codec.longcat.staging import Stager
 from codec.longcat.strips import StripEncoder
 from codec.longcat.tokens import choose_decoder, own_tokens
 
@@ -37,6 +38,7 @@ class LongCatCodec:
         self._decoders: dict[str, LongCatDecoder] = {}
         is_packed = self.device.type == "cpu" and precision == "float32"
         self._strips = StripEncoder(self.encoder.encoder) if is_packed else None
+        self._stager = Stager(self.device) if self.device.type == "cuda" else None
         if precision != "float32":
             true = self._probe()
             self._dtype, self._tf32 = asked_dtype, precision == "tf32"
@@ -48,6 +50,10 @@ class LongCatCodec:
     def info(self) -> CodecInfo:
         """What the codec is."""
         return self._info
+
+    def stage(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """The batch on a CUDA device, copied beside the kernels that run there; on a CPU it is there already."""
+        return waveforms if self._stager is None else self._stager(waveforms)
 
     @torch.no_grad()
     def encode(

@@ -7,6 +7,9 @@ strides) runs over its strip tile by tile, from its input to its output, in buff
 whole activations would be tens of megabytes a layer, and moving them takes longer than the arithmetic.
 
 A convolution is a sum of matrix products, one a tap, over rows shifted against each other: no unfolded copy is made.
+Passes over the activations that are no products are folded into the weights beforehand. With z = alpha x, Snake is
+(z + sin^2 z) / alpha: the convolution before it gives z where it can, the one behind it divides. And a level carries
+its residual sum without the biases that were added to it, which each Snake adds as it reads.
 """
 
 from __future__ import annotations
@@ -72,42 +75,62 @@ _Affine = tuple[list[torch.Tensor], torch.Tensor]
 _Read = Callable[[int, int, torch.Tensor], None]
 """Writes rows `first` to `last` of a level's input into a buffer."""
 
+_ALPHA_MIN = 1e-9
+"""Of Snake's alpha: one of 0 means x alone, and could not be divided by."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaling:
+    """From a level's residual sum x, which lacks some biases, to z = alpha x + shift; `silent` is the x of silence."""
+
+    alpha: torch.Tensor
+    shift: torch.Tensor
+    silent: torch.Tensor
+
+    @classmethod
+    def of(cls, snake: Snake, missing: torch.Tensor) -> _Scaling:
+        alpha = _alpha(snake)
+        return cls(alpha.float(), (alpha * missing).float(), -missing.float())
+
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """A residual unit's tensors as the products use them."""
+    """A residual unit's tensors as the products use them; its own bias, the last convolution's, is left to others."""
 
     dilation: int
     reach: int
-    snake1: Snake
     wide: _Affine
-    snake2: Snake
-    narrow: tuple[torch.Tensor, torch.Tensor]
+    narrow: torch.Tensor
 
     @classmethod
     def of(cls, unit: ResidualUnit) -> _Unit:
-        snake1, wide, snake2, narrow = cast(tuple[Snake, Conv, Snake, Conv], tuple(unit.block))
+        snake1, wide, snake2, narrow = _parts(unit)
+        between = _alpha(snake2)
         return cls(
             wide.dilation,
             wide.padding[0],
-            snake1,
-            (_blocks(wide, 1), wide.bias),
-            snake2,
-            (narrow.weight.T, narrow.bias),
+            _affine(wide, 1, divide_by=_alpha(snake1), multiply_by=between),
+            (narrow.weight.double() / between).T.float().contiguous(),
         )
 
 
 class _Level:
-    """An encoder block's tensors as the products use them."""
+    """An encoder block's tensors as the products use them; `scalings` are those before each unit and the last one."""
 
     def __init__(self, block: EncoderBlock) -> None:
-        *units, snake, down = block.block
-        conv = cast(Conv, down)
-        self.units = [_Unit.of(cast(ResidualUnit, unit)) for unit in units]
-        self.snake = cast(Snake, snake)
-        self.stride, self.padding = conv.stride, conv.padding[0]
+        units = [cast(ResidualUnit, unit) for unit in block.block[:-2]]
+        snake, conv = cast(Snake, block.block[-2]), cast(Conv, block.block[-1])
         self.num_out, self.num_in = conv.weight.shape[:2]
-        self.down: _Affine = (_blocks(conv, conv.stride), conv.bias)
+        self.units = [_Unit.of(unit) for unit in units]
+        self.scalings: list[_Scaling] = []
+        missing = torch.zeros(self.num_in, dtype=torch.float64)
+        for unit in units:
+            first, _, _, narrow = _parts(unit)
+            self.scalings.append(_Scaling.of(first, missing))
+            missing = missing + narrow.bias.double()
+        self.scalings.append(_Scaling.of(snake, missing))
+        self.stride, self.padding = conv.stride, conv.padding[0]
+        self.down = _affine(conv, conv.stride, divide_by=_alpha(snake))
 
     def strip(self, sizes: Sequence[int]) -> Strip:
         """Where clips of so many rows stand in the level's input."""
@@ -117,10 +140,14 @@ class _Level:
 class StripEncoder:
     """Runs an `AcousticEncoder` over strips, in float32 on a CPU; keeps its buffers, so for one thread at a time."""
 
+    @torch.no_grad()
     def __init__(self, encoder: AcousticEncoder) -> None:
         first, *blocks, snake, last = encoder.block
         self._levels = [_Level(cast(EncoderBlock, block)) for block in blocks]
-        self._first, self._snake, self._last = cast(Conv, first), cast(Snake, snake), cast(Conv, last)
+        self._first = cast(Conv, first)
+        alpha = _alpha(cast(Snake, snake))
+        self._before_last = _Scaling.of(cast(Snake, snake), torch.zeros_like(alpha))
+        self._last = _affine(cast(Conv, last), 1, divide_by=alpha)
         self._frame_size = prod(level.stride for level in self._levels)
         self._buffers = [torch.empty(0) for _ in range(_TILE_BUFFERS + len(self._levels))]
 
@@ -162,23 +189,21 @@ class StripEncoder:
         halo = _HALO
         x = self._buffer(0, right - left + 2 * halo, level.num_in)
         read(left - halo, right + halo, x)
-        for unit in level.units:
+        for unit, before, after in zip(level.units, level.scalings, level.scalings[1:], strict=False):
             halo -= unit.reach
-            x = self._run_unit(unit, x)
+            x = self._run_unit(unit, before, x)
             for gap in strip.gaps(left - halo, right + halo):
-                x[gap] = 0.0
-        snaked = _snake(level.snake, x, self._buffer(1, *x.shape))
+                x[gap] = after.silent
+        snaked = _snake(level.scalings[-1], x, self._buffer(1, *x.shape), self._buffer(2, *x.shape))
         y = self._buffer(2, (last - first) // level.stride, level.num_out)
         return _convolve(level.down, snaked.view(-1, level.stride * level.num_in), y)
 
-    def _run_unit(self, unit: _Unit, x: torch.Tensor) -> torch.Tensor:
+    def _run_unit(self, unit: _Unit, before: _Scaling, x: torch.Tensor) -> torch.Tensor:
         """[N, C] to its inner [N - 2 * reach, C], changed in place."""
-        snaked = _snake(unit.snake1, x, self._buffer(1, *x.shape))
+        snaked = _snake(before, x, self._buffer(1, *x.shape), self._buffer(2, *x.shape))
         x = x[unit.reach : len(x) - unit.reach]
-        y = _convolve(unit.wide, snaked, self._buffer(2, *x.shape), dilation=unit.dilation)
-        snaked = _snake(unit.snake2, y, self._buffer(1, *x.shape))
-        weight, bias = unit.narrow
-        return x.addmm_(snaked, weight).add_(bias)
+        z = _convolve(unit.wide, snaked, self._buffer(2, *x.shape), dilation=unit.dilation)
+        return x.addmm_(_add_sine(z, self._buffer(1, *x.shape)), unit.narrow)
 
     def _first_rows(self, samples: torch.Tensor, strip: Strip, first: int, last: int, out: torch.Tensor) -> None:
         """Rows of the first convolution's output: there is one channel, so its seven taps are one small product."""
@@ -188,10 +213,9 @@ class StripEncoder:
             out[gap] = 0.0
 
     def _latents(self, x: torch.Tensor, strip: Strip) -> torch.Tensor:
-        snaked = _snake(self._snake, x, torch.empty_like(x))
-        taps, bias = _blocks(self._last, 1), self._last.bias
+        snaked = _snake(self._before_last, x, torch.empty_like(x), torch.empty_like(x))
         reach = _LAST_REACH
-        latents = _convolve((taps, bias), snaked, x.new_empty(len(x) - 2 * reach, len(bias)))
+        latents = _convolve(self._last, snaked, x.new_empty(len(x) - 2 * reach, len(self._last[1])))
         return torch.cat(
             [latents[start - reach : end - reach] for start, end in zip(strip.starts, strip.ends, strict=True)]
         )
@@ -204,12 +228,22 @@ class StripEncoder:
         return self._buffers[index][:num_values].view(num_rows, num_channels)
 
 
-def _blocks(conv: Conv, size: int) -> list[torch.Tensor]:
-    """Views [size * C_in, C_out] of the weights, for each run of `size` taps."""
-    num_out, num_in, _, kernel_size = conv.weight.shape
-    by_tap = conv.weight.squeeze(2).transpose(1, 2)  # as it lies in memory: [C_out, K, C_in]
-    assert kernel_size % size == 0
-    return [by_tap[:, first : first + size].reshape(num_out, size * num_in).T for first in range(0, kernel_size, size)]
+def _parts(unit: ResidualUnit) -> tuple[Snake, Conv, Snake, Conv]:
+    return cast(tuple[Snake, Conv, Snake, Conv], tuple(unit.block))
+
+
+def _alpha(snake: Snake) -> torch.Tensor:
+    """Float64 [C], without zeros."""
+    alpha = snake.alpha.double()
+    return alpha.where(alpha.abs() >= _ALPHA_MIN, _ALPHA_MIN)
+
+
+def _affine(conv: Conv, size: int, *, divide_by: torch.Tensor, multiply_by: torch.Tensor | float = 1.0) -> _Affine:
+    """Matrices [size * C_in, C_out] for each run of `size` taps; its inputs are divided, its outputs multiplied."""
+    by_tap = conv.weight.double().squeeze(2).permute(2, 1, 0) / divide_by[:, None] * multiply_by
+    assert len(by_tap) % size == 0
+    matrices = [part.flatten(0, 1).float().contiguous() for part in torch.split(by_tap, size)]
+    return matrices, (conv.bias.double() * multiply_by).float()
 
 
 def _convolve(affine: _Affine, x: torch.Tensor, out: torch.Tensor, *, dilation: int = 1) -> torch.Tensor:
@@ -221,11 +255,15 @@ def _convolve(affine: _Affine, x: torch.Tensor, out: torch.Tensor, *, dilation: 
     return out
 
 
-def _snake(snake: Snake, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """As `Snake`, into a buffer."""
-    torch.mul(x, snake.alpha, out=out)
-    out.sin_().square_()
-    return torch.addcmul(x, out, snake.inverse, out=out)
+def _snake(scaling: _Scaling, x: torch.Tensor, out: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Snake times its alpha; `sine` is room for the way."""
+    return _add_sine(torch.addcmul(scaling.shift, x, scaling.alpha, out=out), sine)
+
+
+def _add_sine(z: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """z + sin^2 z, in place."""
+    torch.sin(z, out=sine)
+    return z.addcmul_(sine, sine)
 
 
 def _copied_rows(x: torch.Tensor, first: int, last: int, out: torch.Tensor) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from codec.longcat import strips
+from codec.longcat.layers import Snake
 from codec.longcat.model import LongCatCodec
 from codec.longcat.strips import Strip, StripEncoder
 
@@ -39,3 +42,16 @@ def test_a_strip_keeps_clips_apart() -> None:
     assert list(strip.gaps(0, 40)) == [slice(0, 5), slice(15, 20), slice(27, 30), slice(35, 40)]
     assert list(strip.gaps(16, 28)) == [slice(0, 4), slice(11, 12)]
     assert list(strip.clips(12, 30)) == [(0, 12, 15), (1, 20, 27)]
+
+
+@torch.no_grad()
+def test_a_snake_of_no_curve_is_the_identity(codec: LongCatCodec) -> None:
+    encoder = copy.deepcopy(codec.encoder.encoder)
+    for snake in (layer for layer in encoder.modules() if isinstance(layer, Snake)):
+        snake.alpha[::2], snake.inverse[::2] = 0.0, 1e9
+        snake.alpha[1::4], snake.inverse[1::4] = -1e-5, -1e5
+    clip = 0.3 * torch.randn(3 * FRAME_SIZE, generator=torch.Generator().manual_seed(0))
+    alone = encoder(clip[None], None)[0]
+    torch.testing.assert_close(
+        StripEncoder(encoder)(clip[None], [3]), alone, rtol=0, atol=1e-5 * float(alone.abs().max())
+    )

@@ -66,6 +66,22 @@ class FakeCodec:
         raise AssertionError("not asked for")
 
 
+class FakeStagingCodec(FakeCodec):
+    """Notes the threads and the tensors of a batch's way to the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.staged = []
+
+    def stage(self, waveforms):
+        self.staged.append((threading.current_thread().name, waveforms.clone()))
+        return self.staged[-1][1]
+
+    def encode(self, waveforms, lengths, **streams):
+        assert any(waveforms is staged for _, staged in self.staged)
+        return super().encode(waveforms, lengths, **streams)
+
+
 CLIPS = [clip(f"c{n}", seconds, n) for n, seconds in enumerate([3, 0.5, 12, 0.06, 7, 31, 0.2, 95, 4])]
 
 
@@ -87,6 +103,14 @@ def test_rows_stand_in_shard_order_with_each_clips_own_tokens():
         assert sum(segment.length for segment in row.segments) == len(source.waveform)
     assert progress.audio_s == pytest.approx(sum(len(c.waveform) for c in CLIPS) / RATE_HZ)
     assert progress.padded_s >= progress.audio_s
+
+
+def test_batches_are_staged_ahead_in_the_thread_that_pads_them():
+    codec = FakeStagingCodec()
+    rows, _ = rows_of(CLIPS, encoder_of(codec), BatchingConfig(batch_s=20))
+    assert_same(rows, rows_of(CLIPS, encoder_of(FakeCodec()))[0])
+    assert len(codec.staged) == len(codec.batches) > 3
+    assert {name for name, _ in codec.staged} == {"voxmill-pad"}
 
 
 def test_the_plan_depends_on_lengths_alone_and_keeps_its_bounds():
