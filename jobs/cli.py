@@ -27,6 +27,7 @@ def entry() -> NoReturn:
     Ctrl-C, a reader of Arrow's) aborts the process, and the exit code is lost.
     """
     signal.signal(signal.SIGTERM, _leave)  # a run has its own way with it while it lasts
+    sys.unraisablehook = _complain
     code = main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the outcome stands
@@ -39,6 +40,13 @@ def entry() -> NoReturn:
         with suppress(BrokenPipeError):
             stream.flush()
     os._exit(code)
+
+
+def _complain(unraisable: sys.UnraisableHookArgs) -> None:
+    """Of an error in a destructor; not where an interrupt left an object half made, which is no error."""
+    interrupts = sys.modules.get("jobs.interrupts")
+    if interrupts is None or not interrupts.Interrupts.any_raised:
+        sys.__unraisablehook__(unraisable)
 
 
 def _leave(_number: int, _frame: object) -> NoReturn:

@@ -8,11 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 
 class Interrupts:
-    """Counts signals while its context is open; outside of `draining()` each one raises `KeyboardInterrupt`."""
+    """Counts signals while its context is open; unless `drains`, each one raises `KeyboardInterrupt`."""
+
+    any_raised: ClassVar[bool] = False
+    """In this process: objects that were half made then may complain when they are deleted."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -39,13 +42,38 @@ class Interrupts:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
         if self.count > 1 or not self._drains:
+            Interrupts.any_raised = True
             raise KeyboardInterrupt
 
 
 _SIGACTION_BYTES_MAX = 512
-"""Of the C library's `struct sigaction`, whose fields do not matter here: 152 in glibc on x86-64."""
+"""Of the C library's `struct sigaction`, of which only the handler matters here: 152 in glibc on x86-64."""
+
+_HANDLER_BYTES = ctypes.sizeof(ctypes.c_void_p)
+"""The handler stands first."""
 
 _KEEP_EVERY_S = 0.001
+
+
+class _Actions:
+    """What the C library does on SIGTERM and SIGALRM, as it was."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None)
+        self._sigterm, self._sigalrm = (self._action(number) for number in (signal.SIGTERM, signal.SIGALRM))
+
+    def put_back(self) -> None:
+        """Undo what was changed, but for alarms that were set under the handler of before."""
+        self._libc.sigaction(int(signal.SIGTERM), self._sigterm, None)
+        if self._action(signal.SIGALRM).raw[:_HANDLER_BYTES] != self._sigalrm.raw[:_HANDLER_BYTES]:
+            # Ray's C++ answer to a SIGTERM: a stack trace, our own handler, and an alarm that aborts in 3 s.
+            signal.alarm(0)
+            self._libc.sigaction(int(signal.SIGALRM), self._sigalrm, None)
+
+    def _action(self, number: signal.Signals) -> ctypes.Array[ctypes.c_char]:
+        action = ctypes.create_string_buffer(_SIGACTION_BYTES_MAX)
+        self._libc.sigaction(int(number), None, action)
+        return action
 
 
 @contextmanager
@@ -55,16 +83,11 @@ def sigterm_kept() -> Iterator[None]:
     What it sets by Python is not set. What it sets by the C library, where Python could answer only once the main
     thread is out of it, a thread puts back, every millisecond and once more at the end.
     """
-    sigaction = ctypes.CDLL(None).sigaction
-    before = ctypes.create_string_buffer(_SIGACTION_BYTES_MAX)
-    sigaction(int(signal.SIGTERM), None, before)
-    over = threading.Event()
+    actions, over, set_handler = _Actions(), threading.Event(), signal.signal
 
     def keep() -> None:
         while not over.wait(_KEEP_EVERY_S):
-            sigaction(int(signal.SIGTERM), before, None)
-
-    set_handler = signal.signal
+            actions.put_back()
 
     def set_other(number: int, handler: Any) -> Any:
         return signal.getsignal(number) if number == signal.SIGTERM else set_handler(number, handler)
@@ -78,4 +101,4 @@ def sigterm_kept() -> Iterator[None]:
         signal.signal = set_handler
         over.set()
         keeper.join()
-        sigaction(int(signal.SIGTERM), before, None)
+        actions.put_back()

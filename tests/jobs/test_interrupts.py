@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 
 import pytest
 
-from jobs import run
-from jobs.interrupts import sigterm_kept
+from jobs import cli, run
+from jobs.interrupts import Interrupts, sigterm_kept
 from pipeline.config import load_config
 from tests.clusters import wait_for
 
@@ -52,13 +53,53 @@ def test_a_handler_that_a_library_resets_is_put_back():
     try:
         with sigterm_kept():
             libc.signal(int(signal.SIGTERM), 0)  # SIG_DFL, behind Python's back
-            wait_for(lambda: handled_by(libc) != 0, "the handler to be back", 10)
+            wait_for(lambda: handled_by(libc) != bytes(8), "the handler to be back", 10)
             os.kill(os.getpid(), signal.SIGTERM)
             libc.signal(int(signal.SIGTERM), 0)
         os.kill(os.getpid(), signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert received == ["term", "term"]
+
+
+def test_an_alarm_that_a_library_sets_on_a_signal_does_not_go_off():
+    libc = ctypes.CDLL(None)
+    action = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: os.abort())
+    before = signal.getsignal(signal.SIGALRM)
+    own = ctypes.create_string_buffer(512)
+    try:
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        libc.sigaction(int(signal.SIGALRM), None, own)
+        signal.alarm(1_000)
+        with sigterm_kept():
+            wait_for(lambda: signal.alarm(1_000) > 0, "our own alarm, which is not touched", 10)
+            libc.signal(int(signal.SIGALRM), action)
+            wait_for(lambda: handled_by(libc, signal.SIGALRM) == own.raw[:8], "the handler to be back", 10)
+            assert signal.alarm(0) == 0
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_what_an_interrupt_leaves_half_made_does_not_complain(capsys):
+    class HalfMade:
+        def __del__(self):
+            raise AttributeError("_ssock")
+
+    def delete_one():
+        HalfMade()
+
+    cli_hook = sys.unraisablehook
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "unraisablehook", cli._complain)
+        patched.setattr(Interrupts, "any_raised", False)
+        delete_one()
+        assert "AttributeError: _ssock" in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt), Interrupts():
+            os.kill(os.getpid(), signal.SIGTERM)
+        delete_one()
+    assert capsys.readouterr().err == ""
+    assert sys.unraisablehook is cli_hook
 
 
 def test_a_handler_that_a_library_sets_is_not_taken():
@@ -78,8 +119,8 @@ def test_a_handler_that_a_library_sets_is_not_taken():
     assert received == ["ours"]
 
 
-def handled_by(libc):
-    """The handler's address; 0 is SIG_DFL. The first field of `struct sigaction` on Linux."""
+def handled_by(libc, number=signal.SIGTERM):
+    """The handler's address, bytes; zeros are SIG_DFL. The first field of `struct sigaction` on Linux."""
     action = ctypes.create_string_buffer(512)
-    libc.sigaction(int(signal.SIGTERM), None, action)
-    return int.from_bytes(action.raw[:8], "little")
+    libc.sigaction(int(number), None, action)
+    return action.raw[:8]
