@@ -73,10 +73,15 @@ def decode_audio(
     """
     if not audio:
         raise AudioRejectedError(RejectReason.EMPTY, "the file has 0 bytes")
-    source = _Source(with_sound_header(audio))
+    file = with_sound_header(audio)
+    source = _Source(file.audio)
     with _opened(source) as sound:
         num_declared = _num_declared(sound, audio)
-        _check_header(sound, audio, num_declared, sample_rate_hz, limits)
+        _check_header(sound, len(audio), num_declared, sample_rate_hz)
+        if (missing := missing_part(audio, sound.format, file.mp3)) is not None:
+            raise AudioRejectedError(RejectReason.TRUNCATED, missing)
+        if num_declared is not None:
+            limits.check_not_too_long(num_declared, sound.samplerate)
         resampler = Resampler(sound.samplerate, sample_rate_hz, sound.channels)
         num_source = num_written = 0
         for block in _blocks(sound, source, num_declared):
@@ -95,9 +100,7 @@ def _opened(source: io.BytesIO) -> _UnseekingFile:
         raise _unreadable(error) from None
 
 
-def _check_header(
-    sound: _UnseekingFile, audio: bytes, num_declared: int | None, sample_rate_hz: int, limits: ClipLimits
-) -> None:
+def _check_header(sound: _UnseekingFile, num_bytes: int, num_declared: int | None, sample_rate_hz: int) -> None:
     if sound.format not in CONTAINERS or sound.subtype in _SUBTYPES_UNREAD:
         detail = f"{sound.format} {sound.subtype} is not read; allowed: {', '.join(sorted(CONTAINERS))}"
         raise AudioRejectedError(RejectReason.UNREADABLE, detail)
@@ -111,13 +114,9 @@ def _check_header(
     if num_kernel_values(sound.samplerate, sample_rate_hz) > KERNEL_VALUES_MAX:
         detail = f"{sound.samplerate} Hz has too small a common divisor with {sample_rate_hz} Hz to be resampled"
         raise AudioRejectedError(RejectReason.ABSURD_HEADER, detail)
-    if num_declared is not None and num_declared > SAMPLES_PER_BYTE_MAX * len(audio):
-        detail = f"the header says {num_declared} samples, too many for the {len(audio)} bytes of the file"
+    if num_declared is not None and num_declared > SAMPLES_PER_BYTE_MAX * num_bytes:
+        detail = f"the header says {num_declared} samples, too many for the {num_bytes} bytes of the file"
         raise AudioRejectedError(RejectReason.ABSURD_HEADER, detail)
-    if (missing := missing_part(audio, sound.format)) is not None:
-        raise AudioRejectedError(RejectReason.TRUNCATED, missing)
-    if num_declared is not None:
-        limits.check_not_too_long(num_declared, sound.samplerate)
 
 
 def _blocks(sound: _UnseekingFile, source: io.BytesIO, num_declared: int | None) -> Iterator[NDArray[np.float32]]:

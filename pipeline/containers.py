@@ -11,9 +11,10 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
-from pipeline.containers_mp3 import after_id3, is_mp3, missing_in_mp3, with_length
+from pipeline.containers_mp3 import Mp3Frames, after_id3, is_mp3, missing_in_mp3, walk_mp3, with_length
 
 _OPEN_SIZE_MIN: Final = 0x7FFF0000
 """RIFF sizes from here up come from programs that wrote to a pipe (sox 0x7ffff000, ffmpeg 0xffffffff)."""
@@ -28,22 +29,36 @@ _FLAC_LENGTH_AT, _FLAC_LENGTH_BITS = 18, 36
 _OGG_FIRST_PAGE, _OGG_LAST_PAGE = 2, 4
 
 
-def missing_part(audio: bytes, container: str) -> str | None:
-    """What would be lost by decoding `audio`, in words; None when it is whole or its container cannot tell.
+@dataclass(frozen=True, slots=True)
+class SoundFile:
+    """A file as libsndfile is to be shown it: its header mended where samples would be lost by it.
 
-    `container` is one of `CONTAINERS`.
+    `mp3` is what a walk over the frames of the file as it came has found, where libsndfile takes it for MP3.
     """
-    return _CHECKS[container](audio)
+
+    audio: bytes
+    mp3: Mp3Frames | None = None
 
 
-def with_sound_header(audio: bytes) -> bytes:
-    """`audio` with its header mended where libsndfile would lose samples by it, else unchanged."""
+def with_sound_header(audio: bytes) -> SoundFile:
+    """`audio` with its header mended, if it must be."""
     if audio[:4] == b"RIFF":
-        return _with_open_size(audio)
+        return SoundFile(_with_open_size(audio))
     if flac_length(audio) is not None:
         at = after_id3(audio, 0) + _FLAC_LENGTH_AT
-        return audio[:at] + _flac_length_field(audio[at : at + 8], 0) + audio[at + 8 :]
-    return with_length(audio) if is_mp3(audio) else audio
+        return SoundFile(b"".join((audio[:at], _flac_length_field(audio[at : at + 8], 0), memoryview(audio)[at + 8 :])))
+    if is_mp3(audio):
+        walked = walk_mp3(audio)
+        return SoundFile(with_length(audio, walked), walked)
+    return SoundFile(audio)
+
+
+def missing_part(audio: bytes, container: str, mp3: Mp3Frames | None) -> str | None:
+    """What would be lost by decoding `audio`, in words; None when it is whole or its container cannot tell.
+
+    `container` is one of `CONTAINERS`, `mp3` as in `SoundFile`.
+    """
+    return missing_in_mp3(audio, mp3 or walk_mp3(audio)) if container == "MP3" else _CHECKS[container](audio)
 
 
 def flac_length(audio: bytes) -> int | None:
@@ -200,7 +215,6 @@ _CHECKS: Final[dict[str, Callable[[bytes], str | None]]] = {
     "AIFF": _missing_in_aiff,
     "AU": _missing_in_au,
     "FLAC": _missing_in_flac,
-    "MP3": missing_in_mp3,
     "NIST": _missing_in_nist,
     "OGG": _missing_in_ogg,
     "RF64": _missing_in_riff,
@@ -208,5 +222,5 @@ _CHECKS: Final[dict[str, Callable[[bytes], str | None]]] = {
     "WAVEX": _missing_in_riff,
 }
 
-CONTAINERS: Final = frozenset(_CHECKS)
+CONTAINERS: Final = frozenset(_CHECKS) | {"MP3"}
 """libsndfile's names of the containers that can be checked, and so are read."""

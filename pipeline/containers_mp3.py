@@ -70,9 +70,8 @@ def is_mp3(audio: bytes) -> bool:
     return _parse_frame(audio, after_id3(audio, 0)) is not None
 
 
-def missing_in_mp3(audio: bytes) -> str | None:
-    """What of an MP3 file would not be decoded, in words; None when it is whole as far as it tells."""
-    found = walk_mp3(audio)
+def missing_in_mp3(audio: bytes, found: Mp3Frames | None) -> str | None:
+    """What of an MP3 file with these frames would not be decoded, in words; None when it tells of nothing."""
     if found is None:
         return None
     if found.cut_at is not None:
@@ -88,9 +87,8 @@ def missing_in_mp3(audio: bytes) -> str | None:
     return None
 
 
-def with_length(audio: bytes) -> bytes:
-    """`audio`, an MP3 file, with a Xing header that says its number of frames in front where it has none."""
-    found = walk_mp3(audio)
+def with_length(audio: bytes, found: Mp3Frames | None) -> bytes:
+    """`audio`, an MP3 file with these frames, with a Xing header that says their number where it has none."""
     if found is None or _num_frames_declared(audio, found.first) is not None:
         return audio
     head = _parse_frame(audio, found.first)

@@ -21,7 +21,7 @@ BLOCK_BYTES_MIN: Final = 64 << 10
 BLOCK_BYTES_MAX: Final = 32 << 20
 """Larger ones are rare, 17 minutes of audio in one clip, and would fill what is kept."""
 
-IDLE_BYTES_MAX: Final = 96 << 20
+IDLE_BYTES_MAX: Final = 192 << 20
 
 
 class Pages:

@@ -38,6 +38,7 @@ class _Prefetcher(Generic[T]):
             if isinstance(item, _Raised):
                 raise item.error
             yield item
+            del item  # it may be large, and is not held while the next one is waited for
 
     def stop(self) -> None:
         """End the thread: its source is closed in the thread that runs it."""
@@ -52,6 +53,7 @@ class _Prefetcher(Generic[T]):
         try:
             for item in self._source:
                 self._items.put(item)
+                del item
                 if self._stopped.is_set():
                     break
             close = getattr(self._source, "close", None)

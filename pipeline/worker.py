@@ -92,6 +92,7 @@ def process_shard(task: Task, bench: Workbench, progress: Progress) -> Committed
         with prefetched(planned, items_max=config.batching.windows_in_flight, name=f"feed {shard.shard_id}") as feed:
             for window in feed:
                 writer.write(tally.count_rows(bench.encoder.encode(window, ticket=ticket, progress=progress)))
+                del window  # its pages are for the next one
         stream.check()
         _check_rejects(tally, config.reading.rejects_max_share, shard.uri)
         writer.close()

@@ -190,7 +190,7 @@ def test_an_mp3_file_without_a_length_is_read_to_its_end() -> None:
 
 def test_an_mp3_file_with_a_vbri_header_is_read_to_its_end() -> None:
     mp3, _ = headless_mp3()
-    xing = with_length(mp3).removesuffix(mp3)
+    xing = with_length(mp3, walk_mp3(mp3)).removesuffix(mp3)
     vbri = xing[:4] + bytes(32) + b"VBRI" + bytes(len(xing) - 40)
     np.testing.assert_array_equal(decoded(vbri + mp3, 44_100)[1], decoded(mp3, 44_100)[1])
 
@@ -203,7 +203,7 @@ def num_frames(mp3: bytes) -> int:
 
 def test_an_mp3_file_is_walked_over_junk_between_frames() -> None:
     mp3, _ = headless_mp3()
-    later = with_length(mp3).removesuffix(mp3)  # a frame more, of the same kind
+    later = with_length(mp3, walk_mp3(mp3)).removesuffix(mp3)  # a frame more, of the same kind
     assert num_frames(mp3 + b"\xff\xfbjunk" + later + mp3) == 2 * num_frames(mp3) + 1
 
 
