@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, cast
 
 import numpy as np
 import soundfile
@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 
 from pipeline.clip_limits import AudioRejectedError, ClipLimits
 from pipeline.containers import CONTAINERS, flac_length, missing_part, with_sound_header
+from pipeline.flac_frames import has_16_bit_frames
 from pipeline.resample import KERNEL_VALUES_MAX, Resampler, num_kernel_values, to_mono
-from pipeline.types import RejectReason
+from pipeline.types import Pcm, RejectReason
 
 CHANNELS_MAX: Final = 64
 SAMPLE_RATE_HZ_MIN: Final = 1_000
 SAMPLE_RATE_HZ_MAX: Final = 768_000
 SAMPLES_PER_BYTE_MAX: Final = 8_192
 """The best packing there is: 65,535 equal samples in a FLAC frame of 11 bytes, or 120 ms of Opus in two."""
+
+_Dtype = Literal["int16", "float32"]
 
 _BLOCK_VALUES: Final = 1 << 18
 _UNKNOWN_LENGTH_MIN: Final = 1 << 62
@@ -36,9 +39,10 @@ _MALLOC_FAILED: Final = 17
 
 @dataclass(frozen=True, slots=True)
 class DecodedAudio:
-    """What was decoded: `num_audio_samples` at the codec's rate, and what the source was."""
+    """What was decoded: `num_audio_samples` at the codec's rate, int16 or float32, and what the source was."""
 
     num_audio_samples: int
+    sample_bytes: int
     source_sample_rate_hz: int
     source_num_channels: int
 
@@ -64,11 +68,10 @@ class _Source(io.BytesIO):
             return self.tell()
 
 
-def decode_audio(
-    audio: bytes, sample_rate_hz: int, limits: ClipLimits, write: Callable[[NDArray[np.float32]], object]
-) -> DecodedAudio:
-    """Decode a whole audio file; its mono blocks, float32 [N] at `sample_rate_hz`, go to `write` in order.
+def decode_audio(audio: bytes, sample_rate_hz: int, limits: ClipLimits, write: Callable[[Pcm], object]) -> DecodedAudio:
+    """Decode a whole audio file; its mono blocks [N] at `sample_rate_hz` go to `write` in order.
 
+    They are int16 where that is what stands in the file (the same values in half the memory), else float32.
     Raises `AudioRejectedError`, maybe after blocks were written; `MemoryError` when memory ends.
     """
     if not audio:
@@ -83,14 +86,19 @@ def decode_audio(
         if num_declared is not None:
             limits.check_not_too_long(num_declared, sound.samplerate)
         resampler = Resampler(sound.samplerate, sample_rate_hz, sound.channels)
+        dtype: _Dtype = "int16" if _is_mono_of_16_bits(sound, audio, sample_rate_hz) else "float32"
         num_source = num_written = 0
-        for block in _blocks(sound, source, num_declared):
+        for block in _blocks(sound, source, num_declared, dtype):
             num_source += block.shape[1]
             limits.check_not_too_long(num_source, sound.samplerate)
-            num_written += _write_mono(resampler.push(block), write)
+            if dtype == "int16":
+                write(block[0])
+                num_written += block.shape[1]
+            else:
+                num_written += _write_mono(resampler.push(cast(NDArray[np.float32], block)), write)
         _check_source_length(num_source, num_declared, sound, limits)
         num_written += _write_mono(resampler.finish(), write)
-        return DecodedAudio(num_written, sound.samplerate, sound.channels)
+        return DecodedAudio(num_written, np.dtype(dtype).itemsize, sound.samplerate, sound.channels)
 
 
 def _opened(source: io.BytesIO) -> _UnseekingFile:
@@ -119,12 +127,19 @@ def _check_header(sound: _UnseekingFile, num_bytes: int, num_declared: int | Non
         raise AudioRejectedError(RejectReason.ABSURD_HEADER, detail)
 
 
-def _blocks(sound: _UnseekingFile, source: io.BytesIO, num_declared: int | None) -> Iterator[NDArray[np.float32]]:
-    """The source, float32 [C, T] at a time, up to the declared length, which must be its end."""
+def _is_mono_of_16_bits(sound: _UnseekingFile, audio: bytes, sample_rate_hz: int) -> bool:
+    """Whether the source's samples come out as they stand in the file, which are of 16 bits."""
+    if sound.subtype != "PCM_16" or sound.channels != 1 or sound.samplerate != sample_rate_hz:
+        return False
+    return sound.format != "FLAC" or has_16_bit_frames(audio)
+
+
+def _blocks(sound: _UnseekingFile, source: io.BytesIO, num_declared: int | None, dtype: _Dtype) -> Iterator[Pcm]:
+    """The source, [C, T] at a time, up to the declared length, which must be its end."""
     num_left, block_samples = num_declared or sound.frames, _BLOCK_VALUES // sound.channels
     while num_left:
         try:
-            block = sound.read(min(num_left, block_samples), dtype="float32", always_2d=True)
+            block = sound.read(min(num_left, block_samples), dtype=dtype, always_2d=True)
         except soundfile.LibsndfileError as error:
             if source.tell() < len(source.getbuffer()):
                 raise _unreadable(error) from None
@@ -146,7 +161,7 @@ def _has_more(sound: _UnseekingFile) -> bool:
         return False
 
 
-def _write_mono(block: NDArray[np.float32], write: Callable[[NDArray[np.float32]], object]) -> int:
+def _write_mono(block: NDArray[np.float32], write: Callable[[Pcm], object]) -> int:
     if not block.size:
         return 0
     mono = to_mono(block)

@@ -24,7 +24,7 @@ from pipeline.decode_memory import SharedMemory
 from pipeline.decode_messages import WorkerSettings, channel_pair, memory_file, receive, send
 from pipeline.errors import DecoderUnavailableError
 from pipeline.pages import PAGES
-from pipeline.types import Content, RejectReason
+from pipeline.types import Content, Pcm, RejectReason
 
 STARTS_MAX: Final = 5
 """Starts in a row that may fail before decoding is given up."""
@@ -35,14 +35,16 @@ _END_S_MAX: Final = 5.0
 _WAIT_S_MIN: Final = 0.001
 """A socket takes 0 for "do not wait"."""
 _STDERR_BYTES_SHOWN: Final = 2_000
+_SAMPLE_BYTES: Final = (2, 4)
+"""Of int16 and float32."""
 _ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A decoded sample: mono float32 `waveform` [num_audio_samples] at the codec's rate."""
+    """A decoded sample: mono `pcm` [num_audio_samples] at the codec's rate, as in `Clip`."""
 
-    waveform: NDArray[np.float32]
+    pcm: Pcm
     source_sample_rate_hz: int
     source_num_channels: int
 
@@ -320,10 +322,12 @@ def _outcome(worker: Worker, timeout_s: float) -> Decoded | Refused:
         part[:] = taken
         parts.append(part)
         if is_last:
-            if sum(map(len, parts)) != np.dtype(np.float32).itemsize * answer["num_audio_samples"]:
+            sample_bytes = answer["sample_bytes"]
+            if sample_bytes not in _SAMPLE_BYTES or sum(map(len, parts)) != sample_bytes * answer["num_audio_samples"]:
                 raise EOFError("the waveform is not as long as announced")
-            waveform = _joined(parts).view(np.float32)
-            return Decoded(waveform, answer["source_sample_rate_hz"], answer["source_num_channels"])
+            joined = _joined(parts)
+            pcm: Pcm = joined.view(np.int16) if sample_bytes == 2 else joined.view(np.float32)
+            return Decoded(pcm, answer["source_sample_rate_hz"], answer["source_num_channels"])
         send(worker.channel, {"taken": True})
 
 

@@ -25,13 +25,12 @@ from typing import Any, Final
 import numpy as np
 import soundfile
 import torch
-from numpy.typing import NDArray
 
 from pipeline.audio import decode_audio
 from pipeline.clip_limits import AudioRejectedError, ClipLimits
 from pipeline.decode_memory import SharedMemory
 from pipeline.decode_messages import DETAIL_CHARS_MAX, WorkerSettings, receive, send
-from pipeline.types import RejectReason
+from pipeline.types import Pcm, RejectReason
 
 _PARENT_CHECK_MS: Final = 1_000
 _PR_SET_PDEATHSIG: Final = 1
@@ -175,6 +174,7 @@ class _Decoder:
         answer = {
             "pcm": self._pcm.filled,
             "num_audio_samples": decoded.num_audio_samples,
+            "sample_bytes": decoded.sample_bytes,
             "source_sample_rate_hz": decoded.source_sample_rate_hz,
             "source_num_channels": decoded.source_num_channels,
         }
@@ -205,7 +205,7 @@ class _PcmArea:
         """A clip begins."""
         self._start = self._end
 
-    def write(self, block: NDArray[np.float32]) -> None:
+    def write(self, block: Pcm) -> None:
         """The clip's next samples."""
         rest = block.data.cast("B")
         while rest:

@@ -151,7 +151,7 @@ def _result(sample: Sample, outcome: Decoded | Refused) -> Clip | Reject:
         return _reject(sample, outcome.reason, outcome.detail)
     return Clip(
         key=sample.key,
-        pcm=outcome.waveform,
+        pcm=outcome.pcm,
         source_sample_rate_hz=outcome.source_sample_rate_hz,
         source_num_channels=outcome.source_num_channels,
         sidecars=sample.sidecars,

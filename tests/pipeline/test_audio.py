@@ -14,7 +14,7 @@ from pipeline import audio as audio_module
 from pipeline.audio import DecodedAudio, decode_audio
 from pipeline.clip_limits import AudioRejectedError, ClipLimits
 from pipeline.containers_mp3 import walk_mp3, with_length
-from pipeline.types import RejectReason
+from pipeline.types import Pcm, RejectReason, scale_into
 
 RATE_HZ = 16_000
 LIMITS = ClipLimits(clip_ms_min=10, clip_s_max=60)
@@ -64,11 +64,14 @@ def encoded(kind: str, samples: NDArray[np.float32] | None = None, rate_hz: int 
 def decoded(
     audio: bytes, rate_hz: int = RATE_HZ, limits: ClipLimits = LIMITS
 ) -> tuple[DecodedAudio, NDArray[np.float32]]:
-    blocks: list[NDArray[np.float32]] = []
+    blocks: list[Pcm] = []
     result = decode_audio(audio, rate_hz, limits, blocks.append)
+    assert {block.itemsize for block in blocks} == {result.sample_bytes}
     joined = np.concatenate(blocks)
     assert len(joined) == result.num_audio_samples
-    return result, joined
+    samples = np.empty(len(joined), np.float32)
+    scale_into(joined, samples)
+    return result, samples
 
 
 def rejected(audio: bytes, limits: ClipLimits = LIMITS) -> tuple[RejectReason, str]:
@@ -85,7 +88,7 @@ def reason(audio: bytes, limits: ClipLimits = LIMITS) -> RejectReason:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_decodes_every_container_whole(kind: str) -> None:
     result, samples = decoded(encoded(kind))
-    assert result == DecodedAudio(2 * RATE_HZ, RATE_HZ, 1)
+    assert result == DecodedAudio(2 * RATE_HZ, result.sample_bytes, RATE_HZ, 1)
     assert samples.dtype == np.float32
     tolerance = {"vorbis": 0.4, "opus": 0.8, "mp3": 0.4, "wav-8-bit": 0.02}.get(kind, 1e-4)
     np.testing.assert_allclose(samples, waveform(), atol=tolerance)

@@ -281,14 +281,16 @@ def test_workers_do_not_listen_to_ctrl_c(pool: DecoderPool) -> None:
     assert now >= set(pids)  # none was replaced
 
 
-@pytest.mark.parametrize("num_announced", [0, 3, 5, 1 << 50])
-def test_a_waveform_of_another_length_than_announced_is_not_taken(num_announced: int) -> None:
+@pytest.mark.parametrize(
+    ("num_announced", "sample_bytes"), [(0, 4), (3, 4), (5, 4), (1 << 50, 4), (4, 2), (16, 1), (2, 8)]
+)
+def test_a_waveform_of_another_length_than_announced_is_not_taken(num_announced: int, sample_bytes: int) -> None:
     ours, theirs = channel_pair()
     num_before = len(list(Path("/proc/self/fd").iterdir()))
     with ours, theirs:
         worker = decode_processes.Worker(0, ours, decode_processes._shared_with(ours))
         rates = {"source_sample_rate_hz": 1, "source_num_channels": 1}
-        send(theirs, {"pcm": (0, 16), "num_audio_samples": num_announced, **rates})
+        send(theirs, {"pcm": (0, 16), "num_audio_samples": num_announced, "sample_bytes": sample_bytes, **rates})
         with pytest.raises(EOFError, match="announced"):
             decode_processes._outcome(worker, timeout_s=60)
         assert len(list(Path("/proc/self/fd").iterdir())) == num_before + 1  # the memory's, on its way to the other end
@@ -296,7 +298,7 @@ def test_a_waveform_of_another_length_than_announced_is_not_taken(num_announced:
 
 def test_clips_longer_than_the_shared_memory_come_in_parts() -> None:
     rng = np.random.default_rng(0)
-    num_samples_max = PCM_BYTES // 4
+    num_samples_max = PCM_BYTES // 2  # of 16 bits each
     lengths = [1000, num_samples_max - 1000, num_samples_max + 1, 2 * num_samples_max, 3 * num_samples_max - 5, 1001]
     waveforms = [rng.integers(-9, 9, length).astype(np.int16) for length in lengths]
     samples = []

@@ -17,7 +17,7 @@ from pipeline.config import DecodingConfig
 from pipeline.decoder import PLAIN_MEMORY_SHARE, DecoderPool
 from pipeline.plain_wav import plain_samples
 from pipeline.segments import cut
-from pipeline.types import Clip, Reject, Sample, scale_into
+from pipeline.types import Clip, Pcm, Reject, Sample, scale_into
 from tests.containers import with_length
 from tests.fuzz import audio as fuzzed
 
@@ -46,13 +46,16 @@ def looked_at(audio: bytes) -> Outcome | None:
 
 
 def decoded(audio: bytes) -> Outcome:
-    blocks: list[bytes] = []
+    blocks: list[Pcm] = []
     try:
-        found = decode_audio(audio, RATE_HZ, LIMITS, lambda block: blocks.append(block.tobytes()))
+        found = decode_audio(audio, RATE_HZ, LIMITS, blocks.append)
     except AudioRejectedError as error:
         return error.reason.value, error.detail
     assert (found.source_sample_rate_hz, found.source_num_channels) == (RATE_HZ, 1)
-    return b"".join(blocks)
+    samples = np.concatenate(blocks)
+    waveform = np.empty(len(samples), np.float32)
+    scale_into(samples, waveform)
+    return waveform.tobytes()
 
 
 @pytest.mark.parametrize("num_samples", [1, 159, 160, 161, 3199, 3200, 3201, 40_000])
@@ -116,7 +119,7 @@ def sample(key: str, audio: bytes) -> Sample:
 
 def test_the_pool_gives_plain_files_in_their_place() -> None:
     file = io.BytesIO()
-    soundfile.write(file, np.zeros(1000, np.int16), RATE_HZ, format="FLAC")
+    soundfile.write(file, np.zeros(1000, np.int16), RATE_HZ, format="FLAC", subtype="PCM_24")
     samples = [
         *(sample("a", wav(1000)), sample("b", file.getvalue()), sample("c", wav(1001)), sample("d", wav(1))),
         *(sample("e", file.getvalue()), sample("f", wav(1002))),
@@ -136,11 +139,12 @@ def test_the_pool_gives_plain_files_in_their_place() -> None:
 
 def test_a_plain_file_that_a_decoder_might_have_no_memory_for_is_left_to_it() -> None:
     config = DecodingConfig(workers=1, memory_bytes_max=1 << 26)
-    large = wav((1 << 26) // PLAIN_MEMORY_SHARE // 2)
+    small, large = wav(1000), wav((1 << 26) // PLAIN_MEMORY_SHARE // 2)
     with DecoderPool(config, RATE_HZ) as pool:
-        (found,) = pool.decode([sample("a", large)])
-    assert isinstance(found, Clip)
-    assert found.pcm.dtype == np.float32
+        found = list(pool.decode([sample("a", small), sample("b", large)]))
+    for clip, audio, is_view in zip(found, [small, large], [True, False], strict=True):
+        assert isinstance(clip, Clip)
+        assert np.shares_memory(clip.pcm, np.frombuffer(audio, np.uint8)) is is_view
 
 
 @settings(deadline=None, max_examples=100)
