@@ -46,6 +46,7 @@ STAGES: tuple[frozenset[str], ...] = (
             "resample",
             "containers_mp3",
             "containers",
+            "flac_frames",
             "clip_limits",
             "audio",
             "plain_wav",
