@@ -45,6 +45,23 @@ class CodecInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class DecoderInfo:
+    """One way of a codec from tokens to audio, in numbers that decide the audio.
+
+    `file_hash` is the SHA-256 (hex) over the files that it is read from, in name order; `frame_size` are audio samples
+    of one frame at `sample_rate_hz`; `acoustic_cardinalities` has one entry per acoustic codebook that it takes, of
+    which the later ones may be left out.
+    """
+
+    name: str
+    file_hash: str
+    sample_rate_hz: int
+    frame_size: int
+    semantic_cardinality: int
+    acoustic_cardinalities: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """Token ids of a batch; frames past a clip's own `num_frames` are 0 and mean nothing.
 
@@ -83,6 +100,24 @@ class Codec(Protocol):
 
     def decode(self, tokens: Tokens, sample_rate_hz: int) -> torch.Tensor:
         """Waveforms float32 [B, T'] at `sample_rate_hz`; acoustic or semantic ids may be missing, not both."""
+        ...
+
+
+@runtime_checkable
+class TokenDecoder(Protocol):
+    """One decoder of a codec on one device, without the codec's encoder."""
+
+    @property
+    def info(self) -> DecoderInfo:
+        """What the decoder is."""
+        ...
+
+    def decode(self, tokens: Tokens) -> torch.Tensor:
+        """Waveforms float32 [B, F * info.frame_size] on the CPU, each clip as if it were alone, zero past its end.
+
+        Acoustic or semantic ids may be missing, not both. Raises `ValueError` on wrong shapes or ids out of range,
+        `torch.OutOfMemoryError` when the device is full.
+        """
         ...
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from codec.base import Codec, CodecError, CodecInfo
+from codec.base import Codec, CodecError, CodecInfo, DecoderInfo, TokenDecoder
 from codec.calibrated import PREFIX, CalibratedCodec, calibrated_info, parse_options
 from codec.sources import LocalFolder, Source
 
@@ -63,6 +63,42 @@ def codec_info(name_or_uri: str, *, storage_options: Mapping[str, Any] | None = 
     from codec.longcat.checkpoint import open_checkpoint
 
     return open_checkpoint(_source(name_or_uri, storage_options or {})).info()
+
+
+def decoder_info(
+    name_or_uri: str,
+    *,
+    sample_rate_hz: int,
+    num_acoustic_codebooks: int,
+    storage_options: Mapping[str, Any] | None = None,
+) -> DecoderInfo:
+    """The codec's decoder for a rate and so many acoustic codebooks; its file is fetched and hashed.
+
+    The one made for exactly so many, else the rate's largest. Raises `CodecError` when there is none, or as
+    `load_codec`.
+    """
+    if name_or_uri.startswith(PREFIX):
+        raise CodecError(f"{name_or_uri}: its ids are hashes, which hold no audio; decode tokens of a true codec")
+    from codec.longcat.checkpoint import open_for_decoding
+
+    checkpoint = open_for_decoding(_source(name_or_uri, storage_options or {}))
+    try:
+        return checkpoint.decoder_info(sample_rate_hz, num_acoustic_codebooks)
+    except ValueError as error:
+        raise CodecError(str(error)) from None
+
+
+def load_decoder(
+    name_or_uri: str, info: DecoderInfo, *, device: str = "cpu", storage_options: Mapping[str, Any] | None = None
+) -> TokenDecoder:
+    """The decoder that `info` tells of, on `device`, without the codec's encoder.
+
+    Raises `CheckpointError` when the files are no longer those of `info`, or as `load_codec`.
+    """
+    from codec.longcat.checkpoint import open_for_decoding
+    from codec.longcat.decoding import LongCatTokenDecoder
+
+    return LongCatTokenDecoder(open_for_decoding(_source(name_or_uri, storage_options or {})), info, device=device)
 
 
 def _source(name_or_uri: str, storage_options: Mapping[str, Any]) -> Source:

@@ -12,7 +12,7 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -95,8 +95,8 @@ class DecodingConfig(_Group):
     clip_s_max: float = Field(4 * 3600.0, gt=0, le=86400, json_schema_extra=TOKENS)
 
 
-class BatchingConfig(_Group):
-    """How clips become batches; decides padded shapes, so it is part of the fingerprint."""
+class BatchPlanConfig(_Group):
+    """How pieces of like lengths become batches; decides padded shapes, so it is part of the fingerprint."""
 
     batch_s: float = Field(60.0, gt=0, le=86400, description="padded seconds of one batch", json_schema_extra=TOKENS)
     batch_size_max: int = Field(64, ge=1, le=65536, json_schema_extra=TOKENS)
@@ -106,6 +106,11 @@ class BatchingConfig(_Group):
     window_s: float = Field(
         1200.0, gt=0, le=86400, description="seconds of clips sorted by length at once", json_schema_extra=TOKENS
     )
+
+
+class BatchingConfig(BatchPlanConfig):
+    """How clips become batches."""
+
     segment_s: float = Field(
         30.0, gt=0, le=3600, description="longest segment of a long clip", json_schema_extra=TOKENS
     )
@@ -158,18 +163,12 @@ class RayConfig(_Group):
     resources: dict[str, float] = Field(default_factory=dict, description="custom resources a replica asks for")
 
 
-class JobConfig(_Group):
-    """A job: inputs, output and all settings."""
+class CommonConfig(_Group):
+    """What every job has, whatever its replicas do with a shard: a place, a codec, replicas, patience."""
 
-    input: tuple[str, ...] = Field(min_length=1, description="shards: URIs, globs, braces, folders, @list files")
     output: str = Field(min_length=1)
     codec: str = Field("longcat", json_schema_extra=TOKENS)
-    streams: tuple[Stream, ...] = Field(("semantic", "acoustic"), min_length=1, json_schema_extra=TOKENS)
-    num_acoustic_codebooks: int | None = Field(None, ge=1, description="default: all", json_schema_extra=TOKENS)
-    format: Literal["parquet", "webdataset"] = Field("parquet", json_schema_extra=TOKENS)
-    carry: tuple[str, ...] = Field((), description="suffixes of sidecars to carry over", json_schema_extra=TOKENS)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field("float32", json_schema_extra=TOKENS)
     cpu_threads: int = Field(1, ge=1, le=1024, description="of a replica's codec", json_schema_extra=TOKENS)
     executor: Literal["ray", "inline"] = "ray"
     replicas: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = "auto"
@@ -179,12 +178,49 @@ class JobConfig(_Group):
 
     storage: StorageConfig = StorageConfig()
     retry: RetryConfig = RetryConfig()
+    running: RunningConfig = RunningConfig()
+    ray: RayConfig = RayConfig()
+
+    @field_validator("storage")
+    @classmethod
+    def _no_secret_in_endpoint(cls, value: StorageConfig) -> StorageConfig:
+        if "@" in (value.endpoint_url or ""):
+            raise ValueError("endpoint_url has credentials in it; give them by environment or profile")
+        return value
+
+    @field_validator("output", "codec")
+    @classmethod
+    def _no_secrets(cls, value: str) -> str:
+        check_uri(value)
+        return "calibrated:" if value == "calibrated" else value.rstrip("/") or value
+
+    @model_validator(mode="after")
+    def _one_inline(self) -> CommonConfig:
+        if self.executor == "inline" and self.replicas not in (1, "auto"):
+            raise ValueError(f"replicas is {self.replicas}, the inline executor has one; use --executor ray")
+        return self
+
+
+def streams_in_order(value: tuple[Stream, ...]) -> tuple[Stream, ...]:
+    """Each stream once, in the one order."""
+    known: tuple[Stream, ...] = ("semantic", "acoustic")
+    return tuple(stream for stream in known if stream in value)
+
+
+class JobConfig(CommonConfig):
+    """A job that makes tokens: inputs, output and all settings."""
+
+    input: tuple[str, ...] = Field(min_length=1, description="shards: URIs, globs, braces, folders, @list files")
+    streams: tuple[Stream, ...] = Field(("semantic", "acoustic"), min_length=1, json_schema_extra=TOKENS)
+    num_acoustic_codebooks: int | None = Field(None, ge=1, description="default: all", json_schema_extra=TOKENS)
+    format: Literal["parquet", "webdataset"] = Field("parquet", json_schema_extra=TOKENS)
+    carry: tuple[str, ...] = Field((), description="suffixes of sidecars to carry over", json_schema_extra=TOKENS)
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field("float32", json_schema_extra=TOKENS)
+
     reading: ReadingConfig = ReadingConfig()
     decoding: DecodingConfig = DecodingConfig()
     batching: BatchingConfig = BatchingConfig()
     writing: WritingConfig = WritingConfig()
-    running: RunningConfig = RunningConfig()
-    ray: RayConfig = RayConfig()
 
     @field_validator("input", "streams", "carry", mode="before")
     @classmethod
@@ -194,8 +230,7 @@ class JobConfig(_Group):
     @field_validator("streams")
     @classmethod
     def _streams_in_order(cls, value: tuple[Stream, ...]) -> tuple[Stream, ...]:
-        known: tuple[Stream, ...] = ("semantic", "acoustic")
-        return tuple(stream for stream in known if stream in value)
+        return streams_in_order(value)
 
     @field_validator("carry")
     @classmethod
@@ -215,19 +250,6 @@ class JobConfig(_Group):
             check_uri(uri.removeprefix("@"))
         return value
 
-    @field_validator("storage")
-    @classmethod
-    def _no_secret_in_endpoint(cls, value: StorageConfig) -> StorageConfig:
-        if "@" in (value.endpoint_url or ""):
-            raise ValueError("endpoint_url has credentials in it; give them by environment or profile")
-        return value
-
-    @field_validator("output", "codec")
-    @classmethod
-    def _no_secrets(cls, value: str) -> str:
-        check_uri(value)
-        return "calibrated:" if value == "calibrated" else value.rstrip("/") or value
-
     @model_validator(mode="after")
     def _consistent(self) -> JobConfig:
         if self.batching.segment_s > self.batching.batch_s:
@@ -235,12 +257,12 @@ class JobConfig(_Group):
                 f"batching.segment_s ({self.batching.segment_s}) is above batching.batch_s "
                 f"({self.batching.batch_s}): a segment would fit no batch"
             )
-        if self.executor == "inline" and self.replicas not in (1, "auto"):
-            raise ValueError(f"replicas is {self.replicas}, the inline executor has one; use --executor ray")
         if self.num_acoustic_codebooks is not None and "acoustic" not in self.streams:
             raise ValueError("num_acoustic_codebooks is set but streams has no 'acoustic'")
         return self
 
+
+_Config = TypeVar("_Config", bound=CommonConfig)
 
 RESERVED_NAMES = frozenset(
     {
@@ -289,10 +311,15 @@ def check_uri(uri: str) -> None:
 
 def load_config(values: Mapping[str, Any]) -> JobConfig:
     """The validated config of nested plain values. Raises `ConfigError` with one line per fault."""
+    return validated(JobConfig, values)
+
+
+def validated(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
+    """The config of a kind of job. Raises `ConfigError` with one line per fault."""
     try:
-        return JobConfig.model_validate(dict(values))
+        return kind.model_validate(dict(values))
     except ValidationError as error:
-        lines = [_explain(dict(fault)) for fault in error.errors(include_url=False)]
+        lines = [_explain(kind, dict(fault)) for fault in error.errors(include_url=False)]
         raise ConfigError("the config has " + str(len(lines)) + " fault(s):\n  " + "\n  ".join(lines)) from None
 
 
@@ -308,9 +335,9 @@ class _Shown(reprlib.Repr):
         return super().repr_str(without_credentials(x), level)
 
 
-def _explain(fault: dict[str, Any]) -> str:
+def _explain(kind: type[BaseModel], fault: dict[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
-        return _explain_unknown([str(part) for part in fault["loc"]])
+        return _explain_unknown(kind, [str(part) for part in fault["loc"]])
     # A union's members stand in the place as well, under names that mean nothing to people.
     name = ".".join(str(part) for part in fault["loc"] if re.fullmatch(r"\w+", str(part)))
     if fault["type"] == "missing":
@@ -321,8 +348,8 @@ def _explain(fault: dict[str, Any]) -> str:
     return f"{name}: found {_Shown().repr(fault['input'])}; {message}"
 
 
-def _explain_unknown(location: Sequence[str]) -> str:
-    group: type[BaseModel] = JobConfig
+def _explain_unknown(kind: type[BaseModel], location: Sequence[str]) -> str:
+    group = kind
     for part in location[:-1]:
         annotation = group.model_fields[part].annotation
         assert isinstance(annotation, type)
@@ -344,7 +371,7 @@ def without_credentials(text: str) -> str:
     return re.sub(r"([?&][\w.-]+=)[^&\s'\"]+", r"\1***", blotted)
 
 
-def token_settings(config: JobConfig) -> dict[str, Any]:
+def token_settings(config: CommonConfig) -> dict[str, Any]:
     """The settings that decide the tokens, flat, by dotted name."""
     return dict(_marked(config, prefix=""))
 

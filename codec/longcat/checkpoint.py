@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,12 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from codec.base import CheckpointError, CodecInfo
+from codec.base import CheckpointError, CodecInfo, DecoderInfo
 from codec.longcat.config import PUBLISHED, SEGMENT_S_MAX, LongCatConfig, read_config
 from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.encoder import LongCatEncoder
 from codec.longcat.features import NUM_MELS, FeatureConstants, feature_constants
 from codec.longcat.layers import PublishedLayer, Shapes, Tensors
+from codec.longcat.tokens import choose_decoder
 from codec.sources import Source
 
 ENCODER_FILE = "LongCatAudioCodec_encoder.pt"
@@ -114,16 +116,39 @@ class Checkpoint:
 
     def load_decoder(self, name: str) -> LongCatDecoder:
         """A decoder of the config on the CPU, float32; fetched now. Raises `CheckpointError` like `read_module`."""
+        path = self._decoder_path(name)
+        return read_module(lambda: LongCatDecoder(self.config, self.config.decoders[name]), path)
+
+    def decoder_info(self, sample_rate_hz: int, num_acoustic_codebooks: int) -> DecoderInfo:
+        """The decoder that `choose_decoder` takes; its file is fetched now and read once, for its hash.
+
+        Raises `ValueError` as `choose_decoder`, `CheckpointError` when the file is not there.
+        """
+        name = choose_decoder(self.config.decoders, sample_rate_hz, num_acoustic_codebooks)
+        decoder = self.config.decoders[name]
+        return DecoderInfo(
+            name=name,
+            file_hash=_hash_files([self._decoder_path(name), *self._config_files()]),
+            sample_rate_hz=decoder.sample_rate_hz,
+            frame_size=prod(decoder.rates),
+            semantic_cardinality=self.config.semantic.cardinality,
+            acoustic_cardinalities=(self.config.acoustic.cardinality,) * decoder.num_codebooks,
+        )
+
+    def _decoder_path(self, name: str) -> Path:
         path = self.source.fetch([decoder_file(name)]) / decoder_file(name)
         if not path.is_file():
             raise CheckpointError(
                 f"{self.source.uri} has no {path.name}, which decoding needs; add it to the checkpoint"
             )
-        return read_module(lambda: LongCatDecoder(self.config, self.config.decoders[name]), path)
+        return path
 
     def _encoder_files(self) -> list[Path]:
+        return [self.folder / ENCODER_FILE, self.folder / CMVN_FILE, *self._config_files()]
+
+    def _config_files(self) -> list[Path]:
         config_file = self.folder / CONFIG_FILE
-        return [self.folder / ENCODER_FILE, self.folder / CMVN_FILE, *([config_file] if config_file.is_file() else [])]
+        return [config_file] if config_file.is_file() else []
 
 
 def open_checkpoint(source: Source) -> Checkpoint:
@@ -138,8 +163,22 @@ def open_checkpoint(source: Source) -> Checkpoint:
             f"{source.uri} has no {' and no '.join(missing)}, neither at its top nor in ckpts/; "
             "give a folder with a checkpoint's published file names"
         )
+    return Checkpoint(source, folder, _read_sizes(folder))
+
+
+def open_for_decoding(source: Source) -> Checkpoint:
+    """The checkpoint of a source for its decoders alone: the encoder, which may be gigabytes, stays where it is.
+
+    Raises `CheckpointError` when the config is wrong, and what the source raises.
+    """
+    # The statistics are small and stand beside the weights: they show where in its place the checkpoint is.
+    folder = source.fetch([CMVN_FILE, CONFIG_FILE])
+    return Checkpoint(source, folder, _read_sizes(folder))
+
+
+def _read_sizes(folder: Path) -> LongCatConfig:
     config_file = folder / CONFIG_FILE
-    return Checkpoint(source, folder, read_config(config_file) if config_file.is_file() else PUBLISHED)
+    return read_config(config_file) if config_file.is_file() else PUBLISHED
 
 
 def published_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -8,6 +8,7 @@ from codec.base import CodecInfo, Tokens
 from codec.batch import PaddedBatch, check_streams, pad_batch, past_end_mask
 from codec.longcat.checkpoint import Checkpoint
 from codec.longcat.decoder import LongCatDecoder
+from codec.longcat.decoding import run_decoder
 from codec.longcat.features import LogMel
 from codec.longcat.precision import arithmetic, check_device, check_near, narrow, weights_dtype
 from codec.longcat.staging import Stager
@@ -88,10 +89,7 @@ class LongCatCodec:
         own = own_tokens(tokens, self._info)
         num_codebooks = 0 if own.acoustic is None else own.acoustic.shape[1]
         decoder = self.decoder(choose_decoder(self.checkpoint.config.decoders, sample_rate_hz, num_codebooks))
-        semantic, acoustic = (None if ids is None else ids.to(self.device) for ids in (own.semantic, own.acoustic))
-        with arithmetic(tf32=False):
-            waveforms: torch.Tensor = decoder(semantic, acoustic, own.num_frames.to(self.device))
-        return waveforms.cpu()
+        return run_decoder(decoder, own, self._info)
 
     @torch.no_grad()
     def semantic_features(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

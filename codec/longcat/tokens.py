@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from codec.base import CodecInfo, Tokens
+from codec.base import CodecInfo, DecoderInfo, Tokens
 from codec.batch import past_end_mask
 from codec.longcat.config import DecoderConfig
 
@@ -32,7 +32,7 @@ def choose_decoder(decoders: Mapping[str, DecoderConfig], sample_rate_hz: int, n
     return largest
 
 
-def own_tokens(tokens: Tokens, info: CodecInfo) -> Tokens:
+def own_tokens(tokens: Tokens, info: CodecInfo | DecoderInfo) -> Tokens:
     """The tokens, on the CPU, with 0 past each clip's own frames and None for a stream without a codebook.
 
     Raises `ValueError` on wrong shapes or dtypes, both streams missing, or an id outside its codebook within a
