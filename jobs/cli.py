@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_pack(commands)
     _add_plan(commands)
     _add_run(commands)
+    _add_decode(commands)
     _add_status(commands)
     _add_verify(commands)
     _add_redo(commands)
@@ -152,13 +153,9 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--streams", type=_list, metavar="semantic,acoustic")
     parser.add_argument("--num-acoustic-codebooks", type=int, metavar="N", help="default: all")
     parser.add_argument("--format", choices=["parquet", "webdataset"])
-    parser.add_argument("--executor", choices=["ray", "inline"])
-    parser.add_argument("--replicas", type=_replicas, metavar="N|auto")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--precision", choices=["float32", "tf32", "bfloat16", "float16"])
     parser.add_argument("--carry", type=_list, metavar="json,txt", help="sidecars to carry into the token shards")
-    parser.add_argument("--ray-address", metavar="ADDRESS", help="a Ray cluster (default: RAY_ADDRESS, else own)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. batching.batch_s=120")
+    _add_replica_flags(parser)
 
 
 def _list(text: str) -> list[str]:
@@ -250,6 +247,11 @@ def _add_run(commands: Any) -> None:
 
     parser = _command(commands, "run", run, "tokenize; run again to resume")
     _add_job_flags(parser)
+    _add_resume_flags(parser)
+
+
+def _add_resume_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of one run's life on a job."""
     parser.add_argument(
         "--redo-changed", action="store_true", default=None, help="redo inputs changed since their commit"
     )
@@ -261,6 +263,51 @@ def _add_run(commands: Any) -> None:
     )
     parser.add_argument("--plain", action="store_true", help="plain progress lines on a terminal too")
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+
+
+def _add_replica_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of where a job's replicas are, and how many."""
+    parser.add_argument("--executor", choices=["ray", "inline"])
+    parser.add_argument("--replicas", type=_replicas, metavar="N|auto")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="a Ray cluster (default: RAY_ADDRESS, else own)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. batching.batch_s=120")
+
+
+def _add_decode(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        from jobs.options import decode_config_of
+
+        config = decode_config_of(arguments)
+        if arguments.keys is not None:
+            from jobs.decode_keys import decode_keys, read_keys
+
+            found = decode_keys(config, read_keys(arguments.keys))
+            _emit(found, arguments.json)
+            return found.exit_code
+        from jobs.decode import decode_job
+
+        with redirect_stdout(sys.stderr):
+            report = decode_job(config, plain=arguments.plain or arguments.json)
+        _emit(report, arguments.json)
+        return report.exit_code
+
+    parser = _command(commands, "decode", run, "tokens back to audio; run again to resume")
+    parser.add_argument("tokens", metavar="TOKENS", help="output place of a `voxmill run`")
+    parser.add_argument("--out", dest="output", required=True, metavar="URI", help="place of the audio")
+    parser.add_argument(
+        "--to", dest="sample_rate_hz", type=int, required=True, metavar="HZ", help="16000 or 24000 for longcat"
+    )
+    parser.add_argument("--streams", type=_list, metavar="semantic,acoustic", help="default: all that there are")
+    parser.add_argument("--num-acoustic-codebooks", type=int, metavar="N", help="default: all that there are")
+    parser.add_argument("--format", choices=["shards", "files"], help="WebDataset tars (default), or a file a key")
+    parser.add_argument("--audio", choices=["flac", "wav"], help="default: flac")
+    parser.add_argument("--codec", metavar="NAME_OR_URI", help="default: the one that made the tokens")
+    parser.add_argument(
+        "--keys", metavar="K1,K2|@LIST", help="only these, as files OUT/KEY.flac, at once and without a job"
+    )
+    _add_replica_flags(parser)
+    _add_resume_flags(parser)
 
 
 def _add_status(commands: Any) -> None:

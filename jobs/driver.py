@@ -121,8 +121,7 @@ class Driver:
         job = self._job
         self._display.say(
             f"{job.num_shards} shards, {job.num_done} committed before, {len(job.todo)} to do; "
-            f"codec {job.setup.info.name} ({job.setup.info.checkpoint_hash[:12]}) on {job.setup.device}, "
-            f"{job.config.precision}; output {job.place.base}"
+            f"{job.setup.describe()}; output {job.place.base}"
         )
         if job.unsafe_store:
             self._display.say("WARNING: unsafe store: put-if-absent is not enforced; two drivers may both commit")

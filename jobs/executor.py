@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from jobs.replica import Failure, Mark, Replica, ReplicaSetup
+from jobs.replica import Failure, Mark, Replica, Setup
 from pipeline.commit import Committed
 from pipeline.config import Device
 from pipeline.errors import ConfigError, ReplicaLostError
@@ -68,7 +68,7 @@ class Executor(Protocol):
         """The device that replicas will have. Raises `ConfigError` when the one asked for cannot be had here."""
         ...
 
-    def start(self, setup: ReplicaSetup) -> None:
+    def start(self, setup: Setup) -> None:
         """Begin to start replicas; they are reported as they come up."""
         ...
 
@@ -100,7 +100,7 @@ class Executor(Protocol):
 class InlineExecutor:
     """One replica in this process; its shards in threads, so that reading overlaps encoding here too."""
 
-    def __init__(self, make_replica: Callable[[ReplicaSetup], Replica] = Replica) -> None:
+    def __init__(self, make_replica: Callable[[Setup], Replica] = Replica) -> None:
         self._make_replica = make_replica
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._replica: Replica | None = None
@@ -113,7 +113,7 @@ class InlineExecutor:
             raise ConfigError("device is cuda, but torch sees no CUDA device here; use --device cpu, or another host")
         return asked if asked != "auto" else "cuda" if has_cuda else "cpu"
 
-    def start(self, setup: ReplicaSetup) -> None:
+    def start(self, setup: Setup) -> None:
         """Load the codec at once; its errors are raised."""
         self._replica = self._make_replica(setup)
         self._events.put(ReplicaUp("inline", "this process"))

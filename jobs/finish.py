@@ -143,7 +143,7 @@ def finish(
         unfinished=tuple(unfinished),
         orphans=orphans,
         num_others=len(manifest.rows) - num_committed,
-        carried_nowhere=tuple(s for s in job.config.carry if counts.num_rows and not counts.carried.get(s)),
+        carried_nowhere=tuple(s for s in job.setup.carry if counts.num_rows and not counts.carried.get(s)),
         counts=counts,
         unsafe_store=job.unsafe_store,
         wall_s=wall_s,

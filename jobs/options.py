@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pipeline.audio_config import DecodeConfig, load_decode_config
 from pipeline.config import JobConfig, RetryConfig, StorageConfig, load_config, without_credentials
 from pipeline.errors import ConfigError
 
@@ -34,22 +36,50 @@ _FLAGS = (
     "allow_unsafe_store",
 )
 
+_DECODE_FLAGS = (
+    "tokens",
+    "output",
+    "sample_rate_hz",
+    "codec",
+    "streams",
+    "num_acoustic_codebooks",
+    "format",
+    "audio",
+    "executor",
+    "replicas",
+    "device",
+    "redo_changed",
+    "retry_failed",
+    "allow_unsafe_store",
+)
+
 
 def config_of(arguments: argparse.Namespace) -> JobConfig:
     """The YAML file's settings, `--set` over them, the flags over all. Raises `ConfigError`."""
     values = read_yaml(Path(arguments.job)) if arguments.job else {}
+    _take_flags(values, arguments, _FLAGS)
+    for needed in ("input", "output"):
+        if needed not in values:
+            raise ConfigError(f"no {needed} is given; name it with --{needed} or in a job.yaml")
+    return load_config(values)
+
+
+def decode_config_of(arguments: argparse.Namespace) -> DecodeConfig:
+    """The `--set` settings, the flags over them. Raises `ConfigError`."""
+    values: dict[str, Any] = {}
+    _take_flags(values, arguments, _DECODE_FLAGS)
+    return load_decode_config(values)
+
+
+def _take_flags(values: dict[str, Any], arguments: argparse.Namespace, flags: Sequence[str]) -> None:
     for assignment in arguments.set:
         _assign(values, *_parse(assignment))
-    for flag in _FLAGS:
+    for flag in flags:
         value = getattr(arguments, flag, None)
         if value is not None:
             values[flag] = value
     if arguments.ray_address:
         _assign(values, "ray.address", arguments.ray_address)
-    for needed in ("input", "output"):
-        if needed not in values:
-            raise ConfigError(f"no {needed} is given; name it with --{needed} or in a job.yaml")
-    return load_config(values)
 
 
 def storage_settings() -> tuple[StorageConfig, RetryConfig]:

@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 from codec.base import CodecInfo
 from codec.registry import check_arithmetic, codec_info
-from jobs.replica import ReplicaSetup, checkpoint_options
+from jobs.replica import ReplicaSetup, Setup, checkpoint_options
 from pipeline.commit import find_commit, find_standing, take_back
-from pipeline.config import Device, JobConfig, fingerprint, fingerprint_parts
+from pipeline.config import CommonConfig, Device, JobConfig, fingerprint, fingerprint_parts
 from pipeline.errors import ConfigError, DataError, OtherJobError, RefusedError, UnsafeStoreError
 from pipeline.job import claim_job
 from pipeline.layout import OutputPlace, output_place
@@ -23,6 +24,8 @@ from pipeline.shards import Listing, StoreAt, list_shards
 from pipeline.storage import Store, Stores, probe_put_if_absent
 from pipeline.types import Shard
 
+Config = TypeVar("Config", bound=CommonConfig)
+
 NAMES_SHOWN = 10
 """Messages name so many shards; the rest stand in the records."""
 
@@ -31,10 +34,10 @@ NAMES_SHOWN = 10
 class OpenJob:
     """A job whose place is ours to write, and where it stands."""
 
-    config: JobConfig
+    config: CommonConfig
     place: OutputPlace
     store: Store
-    setup: ReplicaSetup
+    setup: Setup
     listing: Listing
     manifest: Manifest
     todo: tuple[Shard, ...]
@@ -52,10 +55,10 @@ class OpenJob:
         return len(self.listing.shards) - len(self.todo) - len(self.failed_before)
 
 
-def absolute(config: JobConfig) -> JobConfig:
+def absolute(config: Config) -> Config:
     """The config with absolute places, since replicas may run in other folders."""
     places = {"output": output_place(config.output).base}
-    if "://" not in config.codec and Path(config.codec).is_dir():
+    if config.codec and "://" not in config.codec and Path(config.codec).is_dir():
         places["codec"] = str(Path(config.codec).absolute())
     return config.model_copy(update=places)
 
@@ -77,8 +80,19 @@ def open_job(config: JobConfig, device: Device, *, stores: StoreAt | None = None
     _check_apart(listing, place)
     info = codec_info(config.codec, storage_options=checkpoint_options(config))
     _check_codec(config, info, device)
+    parts = fingerprint_parts(config, info, device)
+    setup = ReplicaSetup(config, fingerprint(parts), device, info)
+    return claim_and_resume(place, store, setup, listing, job_record(config, parts, codec_record(info)))
+
+
+def claim_and_resume(place: OutputPlace, store: Store, setup: Setup, listing: Listing, record: JobRecord) -> OpenJob:
+    """Claim the output place for a job of any kind, and find what of its inputs is left to do.
+
+    Raises `RefusedError` for an unsafe store, another job's place, or inputs that changed after their commit.
+    """
+    config = setup.config
     unsafe_store = _probe(config, store)
-    setup = _claim(config, store, place, info, device)
+    claim_job(store, place, record)
     manifest = fold_commits(store, place, setup.fingerprint)
     _check_fingerprints(manifest)
     manifest = _without_changed(config, store, place, listing, manifest)
@@ -117,7 +131,7 @@ def _check_codec(config: JobConfig, info: CodecInfo, device: Device) -> None:
         raise ConfigError(f"codec {info.name} has a codebook of more than 65536 entries; token shards hold uint16")
 
 
-def _probe(config: JobConfig, store: Store) -> bool:
+def _probe(config: CommonConfig, store: Store) -> bool:
     """Whether the store is unsafe, and allowed to be."""
     try:
         probe_put_if_absent(store, config.output)
@@ -128,26 +142,27 @@ def _probe(config: JobConfig, store: Store) -> bool:
     return False
 
 
-def _claim(config: JobConfig, store: Store, place: OutputPlace, info: CodecInfo, device: Device) -> ReplicaSetup:
-    """Write `job.json` if there is none; else check that it is of this job."""
-    parts = fingerprint_parts(config, info, device)
-    setup = ReplicaSetup(config, fingerprint(parts), device, info)
-    record = JobRecord(
+def job_record(config: CommonConfig, parts: dict[str, Any], codec: CodecRecord) -> JobRecord:
+    """What `job.json` says of a job whose audio or tokens these parts decide."""
+    return JobRecord(
         voxmill_version=version("voxmill"),
-        fingerprint=setup.fingerprint,
+        fingerprint=fingerprint(parts),
         parts=parts,
         config=config.model_dump(mode="json"),
-        codec=CodecRecord(
-            name=info.name,
-            checkpoint_hash=info.checkpoint_hash,
-            sample_rate_hz=info.sample_rate_hz,
-            frame_size=info.frame_size,
-            semantic_cardinality=info.semantic_cardinality,
-            acoustic_cardinalities=info.acoustic_cardinalities,
-        ),
+        codec=codec,
     )
-    claim_job(store, place, record)
-    return setup
+
+
+def codec_record(info: CodecInfo) -> CodecRecord:
+    """The codec's numbers as `job.json` has them."""
+    return CodecRecord(
+        name=info.name,
+        checkpoint_hash=info.checkpoint_hash,
+        sample_rate_hz=info.sample_rate_hz,
+        frame_size=info.frame_size,
+        semantic_cardinality=info.semantic_cardinality,
+        acoustic_cardinalities=info.acoustic_cardinalities,
+    )
 
 
 def _check_fingerprints(manifest: Manifest) -> None:
@@ -160,7 +175,7 @@ def _check_fingerprints(manifest: Manifest) -> None:
 
 
 def _without_changed(
-    config: JobConfig, store: Store, place: OutputPlace, listing: Listing, manifest: Manifest
+    config: CommonConfig, store: Store, place: OutputPlace, listing: Listing, manifest: Manifest
 ) -> Manifest:
     """Refuse inputs that changed after their commit, or with `redo_changed` take back their commits."""
     changed: list[tuple[Shard, str]] = []
@@ -175,7 +190,7 @@ def _without_changed(
     if changed and not config.redo_changed:
         raise RefusedError(
             f"{len(changed)} committed inputs have changed since: {_some([shard.uri for shard, _ in changed])}; "
-            "put the old objects back, or tokenize the new ones with --redo-changed"
+            "put the old objects back, or do the new ones with --redo-changed"
         )
     for shard, attempt in changed:
         # Another driver may have redone it meanwhile: only the commit that was judged is taken back.

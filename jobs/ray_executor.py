@@ -26,9 +26,9 @@ from ray.exceptions import RayError
 
 from jobs.executor import Alive, Ended, Event, ReplicaDown, ReplicaUp
 from jobs.interrupts import sigterm_kept
-from jobs.replica import Failure, Mark, Replica, ReplicaSetup
+from jobs.replica import Failure, Mark, Replica, Setup
 from pipeline.commit import Committed
-from pipeline.config import Device, JobConfig
+from pipeline.config import CommonConfig, Device
 from pipeline.errors import ConfigError, InfraError, RefusedError, ReplicaLostError
 from pipeline.types import Task
 
@@ -45,7 +45,7 @@ class ReplicaActor:
     def __init__(self) -> None:
         self._replica: Replica | None = None
 
-    def start(self, setup: ReplicaSetup) -> str | Failure:
+    def start(self, setup: Setup) -> str | Failure:
         """Load the codec; returns where the replica is: host, process, and the GPUs that it may use."""
         try:
             self._replica = Replica(setup)
@@ -93,7 +93,7 @@ class RayExecutor:
     (`ray.wait`) would cost more the more there are.
     """
 
-    def __init__(self, config: JobConfig, replica_class: type | None = None) -> None:
+    def __init__(self, config: CommonConfig, replica_class: type | None = None) -> None:
         """Connect to Ray; `replica_class` has the methods of `ReplicaActor`, which it is by default."""
         self._config = config
         self._remote_replica = _remote(concurrency_groups={"control": 1})(replica_class or ReplicaActor)
@@ -112,7 +112,7 @@ class RayExecutor:
             raise ConfigError("device is cuda, but this host has no GPU; use --device cpu, or join a cluster")
         return asked if asked != "auto" else "cuda" if has_gpu else "cpu"
 
-    def start(self, setup: ReplicaSetup) -> None:
+    def start(self, setup: Setup) -> None:
         """Ask for the replicas. Raises `ConfigError` when our own Ray, which cannot grow, has room for none."""
         self._device = setup.device
         self._setup = ray.put(setup)
@@ -254,7 +254,7 @@ class RayExecutor:
         return events
 
 
-def _connect(config: JobConfig) -> bool:
+def _connect(config: CommonConfig) -> bool:
     """Join the cluster that is named, or start a Ray of our own; returns whether it is our own.
 
     Raises `RefusedError`, and `ConnectionError`.
@@ -292,7 +292,7 @@ def _join(address: str) -> None:
         ) from None
 
 
-def _start_ray(config: JobConfig) -> None:
+def _start_ray(config: CommonConfig) -> None:
     host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     if not ip_address(host).is_loopback:
         raise RefusedError(

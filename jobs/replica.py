@@ -1,4 +1,8 @@
-"""A replica: one codec on one device, with all that a shard needs around it; the same under every executor."""
+"""A replica: one codec on one device, with all that a shard needs around it; the same under every executor.
+
+What it does with a shard is a parameter: a `Setup` loads the `Work`. The one that makes tokens stands here, the one
+that makes audio of them in `decode_setup.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import torch
@@ -18,7 +22,7 @@ from codec.base import CheckpointError, Codec, CodecInfo
 from codec.registry import load_codec
 from jobs.heap import steady_heap
 from pipeline.commit import Committed
-from pipeline.config import FORMAT_VERSION, Device, JobConfig
+from pipeline.config import FORMAT_VERSION, CommonConfig, Device, JobConfig
 from pipeline.decoder import DecoderPool
 from pipeline.encoder import Encoder, Progress
 from pipeline.errors import FailureKind, failure_kind
@@ -33,9 +37,57 @@ TRACEBACK_CHARS_MAX = 100_000
 """Of an error: a codec may put a tensor into its message, and a record must stay one that is read again."""
 
 
+class Work(Protocol):
+    """What a replica does with shards, with its codec loaded; `process` is called from several threads."""
+
+    def process(self, task: Task, progress: Progress) -> Committed:
+        """Do one shard. Raises whatever went wrong; then nothing of the attempt counts."""
+        ...
+
+    def stop(self) -> None:
+        """Let the attempts under way end at their next batch, uncommitted."""
+        ...
+
+    def close(self) -> None:
+        """End what was started."""
+        ...
+
+
+class Setup(Protocol):
+    """All that a replica must know; travels to it once."""
+
+    @property
+    def config(self) -> CommonConfig:
+        """The job's."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The job's."""
+        ...
+
+    @property
+    def device(self) -> Device:
+        """Where the codec is loaded."""
+        ...
+
+    @property
+    def carry(self) -> tuple[str, ...]:
+        """Suffixes that the job carries over by name: one that no sample has is a slip, and is told."""
+        ...
+
+    def describe(self) -> str:
+        """What is on the device, for people."""
+        ...
+
+    def load(self) -> Work:
+        """Load what the work needs, in a replica. Raises `CodecError`, and what else hinders a start."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaSetup:
-    """All that a replica must know; travels to it once."""
+    """The setup of replicas that make tokens."""
 
     config: JobConfig
     fingerprint: str
@@ -64,6 +116,20 @@ class ReplicaSetup:
             },
             writing=self.config.writing,
         )
+
+    @property
+    def carry(self) -> tuple[str, ...]:
+        """As the config has it."""
+        return self.config.carry
+
+    def describe(self) -> str:
+        """The codec, where and how."""
+        info = self.info
+        return f"codec {info.name} ({info.checkpoint_hash[:12]}) on {self.device}, {self.config.precision}"
+
+    def load(self) -> Work:
+        """Load the codec, beside the start of the decoding processes."""
+        return _Encoding(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +162,13 @@ class Mark:
     num_steps: int
 
 
-class Replica:
-    """Loads the codec at once; then does shards, several at a time, from several threads."""
+class _Encoding:
+    """The work of making tokens: a codec, and processes that decode audio for it."""
 
     def __init__(self, setup: ReplicaSetup) -> None:
         config = setup.config
-        steady_heap()
-        torch.set_num_threads(config.cpu_threads)
-        # Arrow's own pools keep what they once had: a peak with each row group that comes at a full moment.
-        pa.set_memory_pool(pa.system_memory_pool())
-        pa.array([0])  # pyarrow looks for pandas now, and takes 50 MB if it is there: at the start, not amid a shard
-        self._cpu_threads = config.cpu_threads
-        self._lock = threading.Lock()
-        self._progress: dict[str, Progress] = {}
-        self._decoder = DecoderPool(config.decoding, setup.info.sample_rate_hz)
-        self._decoder.start()  # its processes import their libraries while the codec is loaded
+        self.decoder = DecoderPool(config.decoding, setup.info.sample_rate_hz)
+        self.decoder.start()  # its processes import their libraries while the codec is loaded
         try:
             encoder = Encoder(
                 codec=_load_codec(setup),
@@ -118,9 +176,9 @@ class Replica:
                 num_acoustic_codebooks=setup.num_acoustic_codebooks,
                 clock=time.monotonic,
             )
-            self._decoder.wait_ready()
+            self.decoder.wait_ready()
         except BaseException:
-            self._decoder.close()
+            self.decoder.close()
             raise
         stores = Stores(config.storage, config.retry)
         self._bench = Workbench(
@@ -130,10 +188,34 @@ class Replica:
             place=OutputPlace(config.output),
             stores=stores,
             outputs=stores(config.output),
-            decoder=self._decoder,
+            decoder=self.decoder,
             encoder=encoder,
-            environment=_environment(setup),
+            environment=environment(setup) | {"precision": config.precision},
         )
+
+    def process(self, task: Task, progress: Progress) -> Committed:
+        return process_shard(task, self._bench, progress)
+
+    def stop(self) -> None:
+        self._bench.encoder.cancelled.set()
+
+    def close(self) -> None:
+        self.decoder.close()
+
+
+class Replica:
+    """Loads the codec at once; then does shards, several at a time, from several threads."""
+
+    def __init__(self, setup: Setup) -> None:
+        steady_heap()
+        torch.set_num_threads(setup.config.cpu_threads)
+        # Arrow's own pools keep what they once had: a peak with each row group that comes at a full moment.
+        pa.set_memory_pool(pa.system_memory_pool())
+        pa.array([0])  # pyarrow looks for pandas now, and takes 50 MB if it is there: at the start, not amid a shard
+        self._cpu_threads = setup.config.cpu_threads
+        self._lock = threading.Lock()
+        self._progress: dict[str, Progress] = {}
+        self._work = setup.load()
 
     def process(self, task: Task) -> Committed | Failure:
         """Do one shard. Never raises: what went wrong is returned, typed, for the ledger."""
@@ -143,7 +225,7 @@ class Replica:
         with self._lock:
             self._progress[task.attempt] = progress
         try:
-            return process_shard(task, self._bench, progress)
+            return self._work.process(task, progress)
         except Exception as error:  # the border of the attempt: whatever it is costs this attempt, not the replica
             return Failure.of(error)
         finally:
@@ -160,11 +242,11 @@ class Replica:
 
     def stop(self) -> None:
         """Let the attempts under way end at their next batch, uncommitted."""
-        self._bench.encoder.cancelled.set()
+        self._work.stop()
 
     def close(self) -> None:
-        """End the decoding processes."""
-        self._decoder.close()
+        """End what belongs to the work."""
+        self._work.close()
 
 
 def _load_codec(setup: ReplicaSetup) -> Codec:
@@ -184,19 +266,18 @@ def _load_codec(setup: ReplicaSetup) -> Codec:
     return codec
 
 
-def checkpoint_options(config: JobConfig) -> dict[str, Any]:
+def checkpoint_options(config: CommonConfig) -> dict[str, Any]:
     """fsspec options for a checkpoint in object storage; none for other places."""
     return store_options(config.codec, config.storage) if config.codec.startswith("s3://") else {}
 
 
-def _environment(setup: ReplicaSetup) -> dict[str, str | int]:
-    """What the tokens' last bits may depend on."""
+def environment(setup: Setup) -> dict[str, str | int]:
+    """What the last bits of tokens and audio may depend on."""
     packages = ("voxmill", "torch", "numpy", "soundfile", "pyarrow")
     device = torch.cuda.get_device_name() if setup.device == "cuda" else platform.machine()
     return {
         "device": setup.device,
         "device_name": device,
-        "precision": setup.config.precision,
         "cpu_threads": setup.config.cpu_threads,
         "host": platform.node(),
         "python": platform.python_version(),

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
-from jobs.display import open_display
+from jobs.display import Display, open_display
 from jobs.driver import Driver
 from jobs.executor import Executor, InlineExecutor
 from jobs.finish import RunReport
 from jobs.interrupts import Interrupts
-from jobs.prepare import absolute, open_job
-from pipeline.config import JobConfig
+from jobs.prepare import OpenJob, absolute, open_job
+from pipeline.config import CommonConfig, Device, JobConfig
 
 
 def run_job(config: JobConfig, *, plain: bool = False) -> RunReport:
     """Do the job, or what is left of it. Raises what `open_job` and `Driver.run` raise."""
     config = absolute(config)
+    return run_opened(config, lambda device, _display: open_job(config, device), plain=plain)
+
+
+def run_opened(config: CommonConfig, open_it: Callable[[Device, Display], OpenJob], *, plain: bool) -> RunReport:
+    """Do what is left of a job of any kind; `open_it` opens it for the device that the replicas will have.
+
+    Raises what `open_it` and `Driver.run` raise.
+    """
     with Interrupts() as interrupts:
         display = open_display(plain)
         try:
@@ -24,7 +33,7 @@ def run_job(config: JobConfig, *, plain: bool = False) -> RunReport:
                 display.say(f"joining Ray at {address}" if address else "starting a local Ray")
             executor = _started(config, interrupts)
             try:
-                job = open_job(config, executor.pick_device(config.device))
+                job = open_it(executor.pick_device(config.device), display)
             except BaseException:
                 executor.close()
                 raise
@@ -33,7 +42,7 @@ def run_job(config: JobConfig, *, plain: bool = False) -> RunReport:
             display.close()
 
 
-def _started(config: JobConfig, interrupts: Interrupts) -> Executor:
+def _started(config: CommonConfig, interrupts: Interrupts) -> Executor:
     """The executor; the first signal while it starts is answered when it is up.
 
     A Ray that is left half started aborts the process when it is ended, and the exit code is lost.
@@ -47,7 +56,7 @@ def _started(config: JobConfig, interrupts: Interrupts) -> Executor:
     return executor
 
 
-def make_executor(config: JobConfig, *, replica_class: type | None = None) -> Executor:
+def make_executor(config: CommonConfig, *, replica_class: type | None = None) -> Executor:
     """The executor that the config names; Ray is imported only when it is meant.
 
     `replica_class` takes the place of Ray's actors (`jobs.ray_executor.ReplicaActor`).

@@ -35,6 +35,7 @@ class JobStatus:
         lines = [
             f"job        {self.output}",
             f"codec      {codec.name} ({codec.checkpoint_hash[:12]}), fingerprint {self.job.fingerprint[:12]}",
+            *self._decoding(),
             f"committed  {self.num_commits} shards",
         ]
         if self.last is None:
@@ -52,6 +53,16 @@ class JobStatus:
         if last.unsafe_store:
             lines.append("WARNING    unsafe store: put-if-absent is not enforced there")
         return lines + [f"failed     {uri}: {why}" for uri, why in last.failed.items()]
+
+    def _decoding(self) -> list[str]:
+        """What a job that makes audio makes it of."""
+        if not self.job.makes_audio:
+            return []
+        parts = self.job.parts
+        return [
+            f"decodes    {self.job.config.get('tokens')} by decoder {parts.get('decoder.name')} to "
+            f"{parts.get('decoder.sample_rate_hz')} Hz, {parts.get('audio')} as {parts.get('format')}"
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""

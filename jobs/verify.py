@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.verify_tokens import TokenRules, check_shard
+from jobs.verify_audio import AudioRules, check_audio
+from jobs.verify_tokens import check_tokens
 from pipeline.commit import find_commit, list_commits
 from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import DataError, RefusedError
 from pipeline.job import read_job
 from pipeline.layout import OutputPlace, output_place, parse_commit_path, parse_token_path
 from pipeline.manifest import load_manifest
-from pipeline.records import CommitRecord
+from pipeline.records import CommitRecord, JobRecord
 from pipeline.storage import Store, Stores
+from pipeline.token_reader import rules_of
+from pipeline.types import Shard
 
 READERS = 4
 """Shards checked at once."""
 
 DERIVED = frozenset({"job.json", "manifest.parquet", "status.json", "report.html"})
 LINES_MAX = 50
+
+Check = Callable[[Store, OutputPlace, CommitRecord], Iterator[str]]
 
 
 @dataclass
@@ -73,7 +78,7 @@ def verify(output: str, storage: StorageConfig, retry: RetryConfig) -> VerifyRep
     place = output_place(output)
     store = Stores(storage, retry)(place.base)
     job = read_job(store, place)
-    rules = TokenRules.of(job, place.job)
+    check = _check_of(job, place.job)
     report = VerifyReport(place.base)
     named: set[str] = set()
     terms = Counter(entry.shard_id for entry in list_commits(store, place))
@@ -82,7 +87,7 @@ def verify(output: str, storage: StorageConfig, retry: RetryConfig) -> VerifyRep
     ]
     committed = sorted(terms)
     with ThreadPoolExecutor(READERS, thread_name_prefix="verify") as pool:
-        for shard_id, record, found in pool.map(lambda i: _verify_shard(store, place, rules, i), committed):
+        for shard_id, record, found in pool.map(lambda i: _verify_shard(store, place, job, check, i), committed):
             report.num_shards += 1
             report.faults += [f"{shard_id}: {fault}" for fault in found]
             if record is not None:
@@ -102,8 +107,17 @@ def _check_manifest(store: Store, place: OutputPlace, fingerprint: str, committe
         yield f"{shard_id}: stands in the manifest, but its commit record is gone; run the job again"
 
 
+def _check_of(job: JobRecord, uri: str) -> Check:
+    """What reads the objects of a commit again, by what the job makes. Raises `RefusedError` on a changed record."""
+    if job.makes_audio:
+        audio_rules = AudioRules.of(job, uri)
+        return lambda store, place, record: check_audio(store, place, record, audio_rules)
+    token_rules = rules_of(job, uri)
+    return lambda store, place, record: check_tokens(store, place, record, token_rules)
+
+
 def _verify_shard(
-    store: Store, place: OutputPlace, rules: TokenRules, shard_id: str
+    store: Store, place: OutputPlace, job: JobRecord, check: Check, shard_id: str
 ) -> tuple[str, CommitRecord | None, list[str]]:
     try:
         record = find_commit(store, place, shard_id)
@@ -111,7 +125,29 @@ def _verify_shard(
         return shard_id, None, [str(error)]
     if record is None:
         return shard_id, None, ["its commit record vanished while it was verified"]
-    return shard_id, record, list(check_shard(store, place, rules, shard_id, record))
+    found = list(_check_record(job, shard_id, record))
+    of_objects = list(_check_names(shard_id, record)) or list(check(store, place, record))
+    return shard_id, record, found + of_objects
+
+
+def _check_record(job: JobRecord, shard_id: str, record: CommitRecord) -> Iterator[str]:
+    """What is wrong with what the record says of itself."""
+    if record.shard_id != shard_id:
+        yield f"its commit record is of shard {record.shard_id}"
+    shard = Shard(record.input.uri, record.input.size_bytes, record.input.etag)
+    if shard.shard_id != shard_id:
+        yield f"its commit record is of input {record.input.uri}, whose shard id is {shard.shard_id}"
+    if record.fingerprint != job.fingerprint:
+        yield f"its commit record has fingerprint {record.fingerprint[:12]}, the job {job.fingerprint[:12]}"
+
+
+def _check_names(shard_id: str, record: CommitRecord) -> Iterator[str]:
+    """What is wrong with the names of its objects, which are not looked at then."""
+    if len({item.path for item in record.objects}) != len(record.objects):
+        yield "its commit record names an object twice"
+    for item in record.objects:
+        if parse_token_path(item.path) != (shard_id, record.attempt):
+            yield f"{item.path}: is not an object of attempt {record.attempt}"
 
 
 def _sort_unnamed(store: Store, place: OutputPlace, named: Iterable[str], report: VerifyReport) -> None:

@@ -1,109 +1,31 @@
-"""What must be true of one committed shard: bytes, counts, ids, frames, keys."""
+"""What must be true of one committed token shard: bytes, counts, ids, frames, keys."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from pipeline.config import WritingConfig, fingerprint
-from pipeline.errors import DataError, RefusedError
-from pipeline.layout import OutputPlace, parse_token_path
-from pipeline.records import CommitRecord, JobRecord, ObjectRecord
+from pipeline.fetch import fetch_object
+from pipeline.layout import OutputPlace
+from pipeline.records import CommitRecord
 from pipeline.storage import Store
-from pipeline.types import Shard
-from pipeline.writer import REJECTS_SCHEMA, TokenFormat, parquet_schema
-
-RANGE_BYTES = 8 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRules:
-    """What a job's record says of every row."""
-
-    fingerprint: str
-    streams: tuple[str, ...]
-    carry: tuple[str, ...]
-    sample_rate_hz: int
-    frame_size: int
-    semantic_cardinality: int
-    acoustic_cardinalities: tuple[int, ...]
-
-    @classmethod
-    def of(cls, job: JobRecord, uri: str) -> TokenRules:
-        """From the parts of `job.json` that its fingerprint covers. Raises `RefusedError` when it does not."""
-        parts = job.parts
-        if fingerprint(parts) != job.fingerprint:
-            raise RefusedError(f"{uri} was changed: its fingerprint is not that of its parts; put the right one back")
-        return cls(
-            fingerprint=job.fingerprint,
-            streams=tuple(parts["streams"]),
-            carry=tuple(parts["carry"]),
-            sample_rate_hz=parts["codec.sample_rate_hz"],
-            frame_size=parts["codec.frame_size"],
-            semantic_cardinality=parts["codec.semantic_cardinality"],
-            acoustic_cardinalities=tuple(parts["codec.acoustic_cardinalities"][: parts["num_acoustic_codebooks"]]),
-        )
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Columns of a parquet token shard of the job."""
-        return parquet_schema(
-            TokenFormat(
-                semantic="semantic" in self.streams,
-                num_acoustic_codebooks=len(self.acoustic_cardinalities),
-                carry=self.carry,
-                metadata={},
-                writing=WritingConfig(),
-            )
-        )
+from pipeline.token_rows import READ_ERRORS, TokenRules, read_rows, row_faults
+from pipeline.types import TokenRow
+from pipeline.writer import REJECTS_SCHEMA
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One row of any format; `ids` by stream: uint16 [K, F]."""
-
-    key: str
-    num_frames: int
-    num_audio_samples: int
-    segments: list[dict[str, int]]
-    ids: dict[str, NDArray[np.uint16]]
-
-
-def check_shard(
-    store: Store, place: OutputPlace, rules: TokenRules, shard_id: str, record: CommitRecord
-) -> Iterator[str]:
-    """Every fault of one committed shard, as a line."""
-    if record.shard_id != shard_id:
-        yield f"its commit record is of shard {record.shard_id}"
-    shard = Shard(record.input.uri, record.input.size_bytes, record.input.etag)
-    if shard.shard_id != shard_id:
-        yield f"its commit record is of input {record.input.uri}, whose shard id is {shard.shard_id}"
-    if len({item.path for item in record.objects}) != len(record.objects):
-        yield "its commit record names an object twice"
-        return
-    if record.fingerprint != rules.fingerprint:
-        yield f"its commit record has fingerprint {record.fingerprint[:12]}, the job {rules.fingerprint[:12]}"
+def check_tokens(store: Store, place: OutputPlace, record: CommitRecord, rules: TokenRules) -> Iterator[str]:
+    """Every fault of the objects of one committed token shard, as a line."""
     with ExitStack() as files:
         fetched: dict[str, IO[bytes]] = {}
         for item in record.objects:
-            if parse_token_path(item.path) != (shard_id, record.attempt):
-                yield f"{item.path}: is not an object of attempt {record.attempt}"
-                continue
             file = files.enter_context(TemporaryFile(prefix="voxmill-"))
-            fault = _fetch(store, place.uri(item.path), item, file)
+            fault = fetch_object(store, place.uri(item.path), item, file)
             if fault:
                 yield f"{item.path}: {fault}"
             else:
@@ -112,36 +34,13 @@ def check_shard(
             yield from _check_contents(fetched, rules, record)
 
 
-def _fetch(store: Store, uri: str, item: ObjectRecord, file: IO[bytes]) -> str | None:
-    """Copy an object to a local file; returns what is wrong with its size or checksum."""
-    try:
-        info = store.stat(uri)
-        if info.size_bytes != item.num_bytes:
-            return f"has {info.size_bytes} bytes, its commit says {item.num_bytes}"
-        digest = hashlib.sha256()
-        for start in range(0, item.num_bytes, RANGE_BYTES):
-            end = min(start + RANGE_BYTES, item.num_bytes)
-            content = store.read_range(uri, start, end, etag=info.etag)
-            digest.update(content)
-            file.write(content)
-    except DataError as error:
-        return str(error)
-    if digest.hexdigest() != item.sha256:
-        return f"has sha256 {digest.hexdigest()}, its commit says {item.sha256}"
-    file.seek(0)
-    return None
-
-
 def _check_contents(files: dict[str, IO[bytes]], rules: TokenRules, record: CommitRecord) -> Iterator[str]:
     counts = record.counts
     try:
-        if "tokens" in files:
-            rows = _parquet_rows(files["tokens"], rules)
-        else:
-            rows = _tar_rows({stream: files[stream] for stream in rules.streams}, rules)
+        rows = read_rows(files, rules, sidecars=False)
         rejects = _count_rejects(files["rejects"]) if "rejects" in files else {}
         faults, num_rows, num_frames, num_audio_samples = _check_rows(rows, rules)
-    except (pa.ArrowException, tarfile.TarError, OSError, ValueError, KeyError) as error:
+    except (*READ_ERRORS, OSError) as error:
         yield f"cannot be read as token shard: {type(error).__name__}: {error}"
         return
     yield from faults
@@ -164,7 +63,7 @@ def _count_rejects(file: IO[bytes]) -> dict[str, int]:
     return dict(sorted(Counter(table["reason"].to_pylist()).items()))
 
 
-def _check_rows(rows: Iterable[_Row], rules: TokenRules) -> tuple[list[str], int, int, int]:
+def _check_rows(rows: Iterable[TokenRow], rules: TokenRules) -> tuple[list[str], int, int, int]:
     faults: list[str] = []
     keys: set[str] = set()
     num_frames = num_audio_samples = 0
@@ -174,103 +73,5 @@ def _check_rows(rows: Iterable[_Row], rules: TokenRules) -> tuple[list[str], int
         keys.add(row.key)
         num_frames += row.num_frames
         num_audio_samples += row.num_audio_samples
-        faults += [f"key {row.key!r}: {fault}" for fault in _check_row(row, rules)]
+        faults += [f"key {row.key!r}: {fault}" for fault in row_faults(row, rules)]
     return faults, len(keys), num_frames, num_audio_samples
-
-
-def _check_row(row: _Row, rules: TokenRules) -> Iterator[str]:
-    expected = -(-row.num_audio_samples // rules.frame_size)
-    if row.num_frames != expected:
-        yield f"{row.num_frames} frames, {row.num_audio_samples} audio samples make {expected}"
-    position = 0
-    for segment in row.segments:
-        if segment["start"] != position or segment["num_frames"] != -(-segment["length"] // rules.frame_size):
-            yield f"segment {segment} does not follow on, or its frames do not match its length"
-        position = segment["start"] + segment["length"]
-    if position != row.num_audio_samples:
-        yield f"segments end at {position}, the clip at {row.num_audio_samples}"
-    limits = {"semantic": (rules.semantic_cardinality,), "acoustic": rules.acoustic_cardinalities}
-    for stream in rules.streams:
-        ids, cardinalities = row.ids[stream], limits[stream]
-        if ids.shape != (len(cardinalities), row.num_frames):
-            yield f"{stream} ids have shape {ids.shape}, expected {(len(cardinalities), row.num_frames)}"
-        elif (ids >= np.asarray(cardinalities)[:, None]).any():
-            yield f"a {stream} id is not below its cardinality {cardinalities}"
-
-
-def _parquet_rows(file: IO[bytes], rules: TokenRules) -> Iterator[_Row]:
-    parquet = pq.ParquetFile(file)
-    metadata = parquet.schema_arrow.metadata or {}
-    if metadata.get(b"voxmill.fingerprint") != rules.fingerprint.encode():
-        raise ValueError("the file's own fingerprint is not the job's")
-    if not parquet.schema_arrow.equals(rules.schema, check_metadata=False):
-        raise ValueError(f"its columns are not the job's: {_lines(parquet.schema_arrow)}; {_lines(rules.schema)}")
-    columns = {
-        "semantic": ["semantic"],
-        "acoustic": [f"acoustic_{k}" for k in range(len(rules.acoustic_cardinalities))],
-    }
-    for batch in parquet.iter_batches(batch_size=256, use_threads=False):
-        fixed = batch.select(["key", "num_frames", "num_audio_samples", "segments"]).to_pylist()
-        for index, row in enumerate(fixed):
-            if row["segments"] is None:
-                raise ValueError(f"key {row['key']!r} has no segments")
-            ids = {stream: _stack([batch[name][index] for name in columns[stream]]) for stream in rules.streams}
-            yield _Row(**row, ids=ids)
-
-
-def _lines(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} {field.type}" for field in schema)
-
-
-def _stack(columns: list[Any]) -> NDArray[np.uint16]:
-    if not all(scalar.is_valid for scalar in columns):
-        raise ValueError("a row has no ids in a stream that the job has")
-    rows = [scalar.values.to_numpy() for scalar in columns]
-    if len({len(row) for row in rows}) > 1:
-        raise ValueError(f"codebooks of one row have different lengths {[len(row) for row in rows]}")
-    return np.stack(rows)
-
-
-def _tar_rows(files: dict[str, IO[bytes]], rules: TokenRules) -> Iterator[_Row]:
-    """Rows of the streams' tars side by side: same keys in the same order, same numbers."""
-    readers = {stream: _tar_samples(file, stream, rules) for stream, file in files.items()}
-    for parts in zip(*readers.values(), strict=True):
-        numbers = [part[0] for part in parts]
-        if any(other != numbers[0] for other in numbers[1:]):
-            raise ValueError(f"the tars differ at key {numbers[0]['key']!r}")
-        ids = dict(zip(readers, (part[1] for part in parts), strict=True))
-        wanted = ("key", "num_frames", "num_audio_samples", "segments")
-        yield _Row(**{name: numbers[0][name] for name in wanted}, ids=ids)
-
-
-def _tar_samples(
-    file: IO[bytes], stream: str, rules: TokenRules
-) -> Iterator[tuple[dict[str, Any], NDArray[np.uint16]]]:
-    """(numbers, ids [K, F]) of each sample: `<key>.<stream>.npy`, then `<key>.json`, then its sidecars."""
-    suffix = f".{stream}.npy"
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        members = iter(tar)
-        member = next(members, None)
-        while member is not None:
-            if not member.name.endswith(suffix):
-                raise ValueError(f"member {member.name!r} stands where a <key>{suffix} should")
-            key = member.name.removesuffix(suffix)
-            ids = np.lib.format.read_array(io.BytesIO(_content(tar, member)), allow_pickle=False)
-            numbers = json.loads(_content(tar, next(members, None)))
-            if (numbers["key"], numbers["voxmill.fingerprint"]) != (key, rules.fingerprint):
-                raise ValueError(f"the numbers beside {member.name!r} are of another key or job")
-            if ids.dtype != np.uint16:
-                raise ValueError(f"{member.name!r} holds {ids.dtype}, expected uint16")
-            yield numbers, np.atleast_2d(ids)
-            carried = {f"{key}.{'source.json' if name == 'json' else name}" for name in rules.carry}
-            member = next(members, None)
-            while member is not None and member.name in carried:
-                carried.remove(member.name)
-                member = next(members, None)
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes:
-    content = tar.extractfile(member) if member is not None else None
-    if content is None:
-        raise ValueError("the tar ends within a sample, or holds what is no file")
-    return content.read()

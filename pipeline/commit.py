@@ -12,15 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pipeline.errors import AttemptFencedError, ObjectMissingError, RefusedError, StoreUnavailableError
 from pipeline.layout import OutputPlace, parse_commit_path, token_path
 from pipeline.records import RECORD_BYTES_MAX, CommitRecord, ObjectRecord
+from pipeline.spool import SpooledFile
 from pipeline.storage import Store
-
-if TYPE_CHECKING:
-    from pipeline.writer import SpooledFile  # it imports pyarrow, which `voxmill plan` needs for nothing
 
 FENCE = b'{"format_version": 1, "fence": true}\n'
 """Known by its size alone in a listing: no commit record is so small."""

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 from pipeline.storage import join, normal_uri
 
-TOKEN_FOLDERS = ("tokens", "semantic", "acoustic", "rejects")
+TOKEN_FOLDERS = ("tokens", "semantic", "acoustic", "audio", "rejects")
 """Folders of objects that a commit names; all else below the output is a record or derived."""
 
 _TOKEN_NAME = re.compile(
-    r"(?P<folder>tokens|rejects|semantic|acoustic)/(?P<shard_id>.*-[0-9a-f]{8})"
+    r"(?P<folder>tokens|rejects|semantic|acoustic|audio)/(?P<shard_id>.*-[0-9a-f]{8})"
     r"\.(?P<attempt>[0-9a-f]{32})\.(?P<ending>parquet|tar)",
     re.DOTALL,
 )
+_FILE_NAME = re.compile(r"audio/(?P<shard_id>[^/]*-[0-9a-f]{8})\.(?P<attempt>[0-9a-f]{32})/.+", re.DOTALL)
 _COMMIT_NAME = re.compile(r"commits/(?P<shard_id>.*-[0-9a-f]{8})(\.(?P<term>[1-9][0-9]{0,8}))?\.json", re.DOTALL)
 
 
@@ -80,8 +81,16 @@ def token_path(folder: str, shard_id: str, attempt: str) -> str:
     return f"{folder}/{shard_id}.{attempt}.{_ending(folder)}"
 
 
+def file_path(shard_id: str, attempt: str, name: str) -> str:
+    """Relative path of one of the files of a shard that is written as files: below a folder of the attempt's own."""
+    return f"audio/{shard_id}.{attempt}/{name}"
+
+
 def parse_token_path(path: str) -> tuple[str, str] | None:
     """(shard id, attempt) of a relative path written by an attempt; None for anything else."""
+    # First, since the name of a file is anything: it may look like that of a tar.
+    if match := _FILE_NAME.fullmatch(path):
+        return match["shard_id"], match["attempt"]
     match = _TOKEN_NAME.fullmatch(path)
     if not match or match["ending"] != _ending(match["folder"]):
         return None
@@ -89,7 +98,7 @@ def parse_token_path(path: str) -> tuple[str, str] | None:
 
 
 def _ending(folder: str) -> str:
-    return "tar" if folder in ("semantic", "acoustic") else "parquet"
+    return "tar" if folder in ("semantic", "acoustic", "audio") else "parquet"
 
 
 def parse_commit_path(path: str) -> tuple[str, int] | None:

@@ -72,6 +72,11 @@ class JobRecord(_Record):
     config: dict[str, Any] = Field(description="the config of the run that made the place")
     codec: CodecRecord
 
+    @property
+    def makes_audio(self) -> bool:
+        """Whether its shards are audio made of another job's tokens."""
+        return self.parts.get("job") == "decode"
+
 
 class InputRecord(_Part):
     """The input shard that was read."""

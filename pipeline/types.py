@@ -169,6 +169,22 @@ class TokenRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AudioRow:
+    """One sample's audio made of its tokens: mono `pcm` int16 [num_samples] of full scale 32768.
+
+    `num_frames`, the source's numbers and the sidecars are the token row's.
+    """
+
+    key: str
+    pcm: NDArray[np.int16]
+    sample_rate_hz: int
+    num_frames: int
+    source_sample_rate_hz: int
+    source_num_channels: int
+    sidecars: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One shard to do, as one attempt (a UUID in hex) at it."""
 

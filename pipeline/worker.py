@@ -19,9 +19,10 @@ from pipeline.prefetch import prefetched
 from pipeline.ranges import RangeStream
 from pipeline.reader import read_samples
 from pipeline.records import CommitRecord, Counts, InputRecord
+from pipeline.spool import Spool, SpooledFile
 from pipeline.storage import Store, Stores
 from pipeline.types import Clip, Reject, Task, TokenRow
-from pipeline.writer import RejectWriter, Spool, SpooledFile, TokenFormat, open_token_writer
+from pipeline.writer import RejectWriter, TokenFormat, open_token_writer
 
 
 @dataclass(frozen=True)

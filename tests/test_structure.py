@@ -34,6 +34,8 @@ GROUND = frozenset(
         "storage_s3",
         "storage_s3_errors",
         "prefetch",
+        "spool",
+        "audio_config",
     }
 )
 """What every stage of `pipeline` may know."""
@@ -59,14 +61,15 @@ STAGES: tuple[frozenset[str], ...] = (
     ),
     frozenset({"segments", "batcher"}),
     frozenset({"turn", "encoder"}),
-    frozenset({"writer"}),
-    frozenset({"layout", "records", "job", "commit"}),
-    frozenset({"manifest_rows", "manifest", "orphans"}),
+    frozenset({"token_batcher", "synthesizer"}),
+    frozenset({"writer", "audio_writer", "token_rows"}),
+    frozenset({"layout", "records", "job", "commit", "fetch", "audio_objects"}),
+    frozenset({"manifest_rows", "manifest", "orphans", "token_reader", "token_keys"}),
 )
 """The stages in the order of the data, each with its parts. A stage never imports a later one, and takes the values
-of at most one earlier one; only `worker` joins them."""
+of at most one earlier one; only the joiners, one for each way of a shard, know all."""
 
-JOINER = "worker"
+JOINERS = frozenset({"worker", "synthesis_worker"})
 PURE = {"ledger": frozenset({"types", "errors", "config", "retry"})}
 """Files outside the chain of stages, with all that they may know of `pipeline`."""
 
@@ -113,13 +116,13 @@ def stage_faults(root: Path) -> Iterator[str]:
         known = modules_within(imports_of(root / "pipeline" / f"{module}.py", root), "pipeline") & modules
         yield from (f"{module} imports {other}" for other in sorted(known - allowed_for(module, modules)))
         earlier = {stage_of(other) for other in known} - {None, stage_of(module)}
-        if module != JOINER and len(earlier) > 1:
-            yield f"{module} joins {len(earlier)} stages; only {JOINER} may"
+        if module not in JOINERS and len(earlier) > 1:
+            yield f"{module} joins {len(earlier)} stages; only {', '.join(sorted(JOINERS))} may"
 
 
 def allowed_for(module: str, modules: set[str]) -> frozenset[str]:
     """What a module may import of `pipeline`."""
-    if module == JOINER:
+    if module in JOINERS:
         return frozenset(modules) - PURE.keys()
     if module in PURE:
         return PURE[module]
@@ -190,7 +193,7 @@ def test_packages_import_downward_only() -> None:
     assert list(package_faults(ROOT)) == []
 
 
-def test_stages_import_no_later_stage_and_only_the_worker_joins_them() -> None:
+def test_stages_import_no_later_stage_and_only_the_workers_join_them() -> None:
     assert list(stage_faults(ROOT)) == []
 
 
@@ -248,7 +251,11 @@ def test_an_upward_import_is_seen(project: Path, file: str, line: str, fault: st
         ("reader", "from . import batcher", ["reader imports batcher"]),
         ("types", "import pipeline.reader", ["types imports reader"]),
         ("batcher", "import pipeline.reader, pipeline.types", []),
-        ("writer", "import pipeline.reader, pipeline.batcher", ["writer joins 2 stages; only worker may"]),
+        (
+            "writer",
+            "import pipeline.reader, pipeline.batcher",
+            ["writer joins 2 stages; only synthesis_worker, worker may"],
+        ),
         ("worker", "import pipeline.reader, pipeline.batcher, pipeline.types", []),
         ("worker", "import pipeline.ledger", ["worker imports ledger"]),
         ("ledger", "import pipeline.reader", ["ledger imports reader"]),

@@ -17,7 +17,7 @@ from jobs.executor import Alive, Ended, Event, ReplicaDown, ReplicaUp
 from jobs.finish import RunReport
 from jobs.interrupts import Interrupts
 from jobs.prepare import OpenJob, open_job
-from jobs.replica import Failure, Mark, ReplicaSetup
+from jobs.replica import Failure, Mark, Setup
 from jobs.view import RunView
 from pipeline.commit import Committed, commit
 from pipeline.config import Device, JobConfig, load_config
@@ -99,7 +99,7 @@ class Fleet:
         """None is there."""
         return "cpu"
 
-    def start(self, setup: ReplicaSetup) -> None:  # noqa: ARG002 - the protocol's
+    def start(self, setup: Setup) -> None:  # noqa: ARG002 - the protocol's
         """All replicas come up within `start_s`."""
         config = self._config
         for number in range(config.num_replicas):

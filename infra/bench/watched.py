@@ -14,7 +14,7 @@ from jobs.executor import Ended, Event, Executor, ReplicaUp
 from jobs.finish import RunReport
 from jobs.interrupts import Interrupts
 from jobs.prepare import absolute, open_job
-from jobs.replica import Failure, ReplicaSetup
+from jobs.replica import Failure, Setup
 from jobs.run import make_executor
 from pipeline.commit import Committed
 from pipeline.config import Device, JobConfig
@@ -39,7 +39,7 @@ class Watched(Executor):
     def pick_device(self, asked: Device | Literal["auto"]) -> Device:
         return self.executor.pick_device(asked)
 
-    def start(self, setup: ReplicaSetup) -> None:
+    def start(self, setup: Setup) -> None:
         self.executor.start(setup)
 
     def adjust(self) -> int:

@@ -18,9 +18,9 @@ from pipeline.errors import AttemptFencedError, RefusedError, UnsafeStoreError
 from pipeline.job import read_job
 from pipeline.layout import OutputPlace
 from pipeline.records import CommitRecord, Counts, InputRecord
+from pipeline.spool import Spool
 from pipeline.storage import join
 from pipeline.types import Shard
-from pipeline.writer import Spool
 from tests import servers
 from tests.corpus import committed_hashes, put_shards, speech_shards, store_of
 

@@ -109,7 +109,7 @@ def test_a_replica_is_up_when_its_decoding_processes_are(tmp_path: Path) -> None
     config = load_config({"input": "/in/a.tar", "output": str(tmp_path), "codec": "calibrated:", "decoding": WORKERS})
     replica = Replica(ReplicaSetup(config, "0" * 64, "cpu", codec_info("calibrated:")))
     try:
-        zygote = replica._decoder._nursery._zygote
+        zygote = replica._work.decoder._nursery._zygote
         assert zygote is not None
         pid = zygote.process.pid
         assert len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()) == WORKERS["workers"]

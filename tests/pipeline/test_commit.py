@@ -23,8 +23,8 @@ from pipeline.errors import AttemptFencedError, OtherJobError, RefusedError, Sto
 from pipeline.layout import OutputPlace, parse_commit_path, parse_token_path, token_path
 from pipeline.manifest import fold_commits, write_manifest
 from pipeline.records import CommitRecord, Counts, InputRecord
+from pipeline.spool import Spool
 from pipeline.storage import Store, open_store
-from pipeline.writer import Spool
 
 OURS, THEIRS = "a" * 32, "b" * 32
 SHARD_ID = "shard-000-0123abcd"

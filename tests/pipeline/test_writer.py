@@ -13,8 +13,9 @@ import pytest
 
 from pipeline.config import WritingConfig
 from pipeline.errors import SpoolFullError
+from pipeline.spool import Spool
 from pipeline.types import Reject, RejectReason, Segment, TokenRow
-from pipeline.writer import ParquetTokenWriter, RejectWriter, Spool, TokenFormat, open_token_writer
+from pipeline.writer import ParquetTokenWriter, RejectWriter, TokenFormat, open_token_writer
 
 FORMAT = TokenFormat(
     semantic=True,
