@@ -59,12 +59,11 @@ STAGES: tuple[frozenset[str], ...] = (
             "decoder",
         }
     ),
-    frozenset({"segments", "batcher"}),
-    frozenset({"turn", "encoder"}),
-    frozenset({"token_batcher", "synthesizer"}),
-    frozenset({"writer", "audio_writer", "token_rows"}),
+    frozenset({"segments", "batcher", "token_batcher"}),
+    frozenset({"turn", "encoder", "synthesizer"}),
+    frozenset({"writer", "audio_writer"}),
     frozenset({"layout", "records", "job", "commit", "fetch", "audio_objects"}),
-    frozenset({"manifest_rows", "manifest", "orphans", "token_reader", "token_keys"}),
+    frozenset({"manifest_rows", "manifest", "orphans", "token_rows", "token_reader", "token_keys"}),
 )
 """The stages in the order of the data, each with its parts. A stage never imports a later one, and takes the values
 of at most one earlier one; only the joiners, one for each way of a shard, know all."""
