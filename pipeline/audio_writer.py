@@ -7,10 +7,12 @@ import json
 import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 import soundfile
 
+from pipeline.errors import DataError
 from pipeline.spool import Spool
 from pipeline.types import AudioRow
 from pipeline.writer import add_member
@@ -37,6 +39,13 @@ def encoded(row: AudioRow, audio: Literal["flac", "wav"]) -> bytes:
     return buffer.getvalue()
 
 
+def _check_key(key: str) -> None:
+    path = PurePosixPath(key)
+    if path.is_absolute() or ".." in path.parts or "\0" in key:
+        # It would lead out of the folder that the tar is unpacked in, or be cut.
+        raise DataError(f"the tokens hold the key {key!r}, which is no name below a folder; were they made by voxmill?")
+
+
 class AudioWriter:
     """Writes rows of one shard, in the order given, into a spool.
 
@@ -50,9 +59,10 @@ class AudioWriter:
         spool.closes(self._tar)
 
     def write(self, rows: Iterable[AudioRow]) -> None:
-        """Add rows; each goes to disk at once."""
+        """Add rows; each goes to disk at once. Raises `DataError` on a key that no member may be named after."""
         audio = self._format.audio
         for row in rows:
+            _check_key(row.key)
             add_member(self._tar, f"{row.key}.{audio}", encoded(row, audio))
             if self._format.files:
                 continue

@@ -1,9 +1,9 @@
 """What a job has committed, read back: rows of tokens by shard, committed ones alone, each object held to its record.
 
-with TokenReader.open("s3://bucket/tokens") as tokens ... is not needed: nothing is held open between calls.
+Nothing is held open between calls, and nothing is written to the place:
 
-for row in TokenReader.open("s3://bucket/tokens").rows():
-    row.key, row.num_frames, row.semantic, row.acoustic, row.segments, row.sidecars
+    for row in TokenReader.open("s3://bucket/tokens").rows():
+        row.key, row.num_frames, row.semantic, row.acoustic, row.segments, row.sidecars
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def run(tmp_path, inputs, *flags: object, codec: object = "calibrated:", **envir
 
 def test_help_of_every_command_names_the_exit_codes():
     assert "whatever the job's state" in voxmill("status", "--help").stdout
-    for command in ("demo", "pack", "plan", "run", "verify", "doctor"):
+    for command in ("demo", "pack", "plan", "run", "decode", "verify", "doctor"):
         done = voxmill(command, "--help")
         assert done.returncode == 0
         assert "3 interrupted" in done.stdout
