@@ -227,10 +227,11 @@ def test_verify_reads_audio_and_numbers_again(tokens, tmp_path):
 
 def test_new_tokens_join_and_changed_ones_are_refused_by_name_until_told(tmp_path):
     shards = speech_shards()
-    first = {name: shards[name] for name in ("speech-000.tar",)}
+    first = {"speech-000.tar": shards["speech-000.tar"]}
     tokens = make_tokens(str(tmp_path), first)
     assert decode(tokens, tmp_path / "out").num_committed_now == 1
-    inputs = put_shards(f"{tmp_path}/shards", shards)
+    put_shards(f"{tmp_path}/shards", {name: content for name, content in shards.items() if name not in first})
+    inputs = [f"{tmp_path}/shards/{name}" for name in shards]
     values = json.loads((tmp_path / "in" / "job.json").read_text())["config"] | {"input": inputs}
     run_job(load_config(values), plain=True)
     assert decode(tokens, tmp_path / "out").num_committed_now == 2
@@ -277,6 +278,16 @@ def test_the_command_says_which_decoder_it_took_and_why_and_how_the_job_stands(t
     assert f"decodes    {tokens} by decoder 24k_2codebooks to 24000 Hz" in status.stdout
     done = voxmill("decode", tokens, "--to=16000", "--num-acoustic-codebooks=2", f"--out={tmp_path}/b", *FLAGS)
     assert "decoder 16k_4codebooks: none is made for exactly so many" in done.stderr
+
+
+def test_tokens_whose_job_is_not_complete_are_decoded_as_far_as_they_are_and_that_is_said(tmp_path):
+    tokens = make_tokens(str(tmp_path), {"speech-000.tar": speech_shards()["speech-000.tar"]})
+    status = tmp_path / "in" / "status.json"
+    record = json.loads(status.read_text()) | {"state": "running", "num_shards": 3}
+    for content, says in ((json.dumps(record), "is not complete (running: 1 of 3 shards)"), ("{", "has no status")):
+        status.write_text(content)
+        done = voxmill("decode", tokens, "--to=24000", f"--out={tmp_path}/out", *FLAGS)
+        assert (done.returncode, says in done.stderr) == (0, True), done.stderr
 
 
 @pytest.mark.parametrize(
