@@ -16,6 +16,7 @@ from jobs.gc import collect_garbage
 from jobs.redo import redo
 from jobs.run import run_job
 from jobs.verify import verify
+from pipeline import synthesis_worker
 from pipeline.audio_config import load_decode_config
 from pipeline.config import RetryConfig, StorageConfig, load_config
 from pipeline.errors import OtherJobError, RefusedError
@@ -410,3 +411,24 @@ def test_two_drivers_on_one_decoding_make_one_commit_a_shard(tokens, reference, 
     assert sum(one.report["num_committed_now"] for one in ended) == 3
     assert hashes(tmp_path / "out") == reference[1]
     assert len(list((tmp_path / "out" / "audio").iterdir())) == 3
+
+
+@pytest.mark.parametrize("kind", ["shards", "files"])
+def test_an_attempt_that_gc_meets_between_its_objects_and_its_commit_is_fenced_off(tokens, tmp_path, monkeypatch, kind):
+    put, swept = synthesis_worker._put, []
+
+    def put_then_collect(*args):
+        objects = put(*args)
+        if not swept:
+            swept.append(
+                collect_garbage(str(tmp_path / "out"), *ENVIRONMENT, grace_s=0, dry_run=False, clock=lambda: 4e9)
+            )
+        return objects
+
+    monkeypatch.setattr("pipeline.synthesis_worker._put", put_then_collect)
+    decode(tokens, tmp_path / "out", format=kind)
+    assert swept[0].orphans
+    errors = [json.loads(path.read_text())["error"] for path in (tmp_path / "out" / "failures").rglob("*.json")]
+    assert set(errors) == {"AttemptFencedError"}
+    checked = verify(str(tmp_path / "out"), *ENVIRONMENT)
+    assert (checked.faults, checked.orphans, checked.num_rows) == ([], [], len(CLIPS))
