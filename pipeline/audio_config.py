@@ -29,6 +29,9 @@ class AudioBatchingConfig(BatchPlanConfig):
     """How segments of tokens become batches. Decoders hold far more of a second of audio than encoders do."""
 
     batch_s: float = Field(30.0, gt=0, le=86400, description="padded seconds of one batch", json_schema_extra=TOKENS)
+    batch_cost_s: float = Field(
+        0.5, ge=0, le=86400, description="padding that a batch fewer is worth, in seconds", json_schema_extra=TOKENS
+    )
     windows_in_flight: int = Field(1, ge=1, le=16, description="windows read ahead of the decoder, a shard")
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pipeline.audio_config import AudioBatchingConfig
 from pipeline.batcher import WINDOW_CLIPS_MAX, WINDOW_SIDECAR_BYTES_MAX, Piece, plan
-from pipeline.config import BatchPlanConfig
 from pipeline.types import TokenRow
 
 
@@ -21,7 +21,9 @@ class TokenWindow:
     batches: tuple[tuple[Piece, ...], ...]
 
 
-def token_windows(rows: Iterable[TokenRow], config: BatchPlanConfig, *, frame_rate_hz: float) -> Iterator[TokenWindow]:
+def token_windows(
+    rows: Iterable[TokenRow], config: AudioBatchingConfig, *, frame_rate_hz: float
+) -> Iterator[TokenWindow]:
     """Gather rows in windows of `window_s`, and plan each window's batches."""
     gathered: list[TokenRow] = []
     num_frames = sidecar_bytes = 0
@@ -37,7 +39,7 @@ def token_windows(rows: Iterable[TokenRow], config: BatchPlanConfig, *, frame_ra
         yield _window(gathered, config, frame_rate_hz)
 
 
-def _window(rows: Sequence[TokenRow], config: BatchPlanConfig, frame_rate_hz: float) -> TokenWindow:
+def _window(rows: Sequence[TokenRow], config: AudioBatchingConfig, frame_rate_hz: float) -> TokenWindow:
     pieces = [
         Piece(row_index, segment_index, segment.num_frames)
         for row_index, row in enumerate(rows)
