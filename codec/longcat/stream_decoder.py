@@ -19,7 +19,7 @@ class StreamDecoder:
     All that was returned, joined, is what `LongCatCodec.decode` gives of all tokens (but for last bits: no more than
     1e-5 of the largest value), and it is the same to the last bit however the tokens were cut into pushes: they are
     decoded frame by frame. After n frames the first `n * delay.rate - delay.held` audio samples are out, and no
-    earlier sample depends on what comes later. So the look-ahead is, whatever the decoder's width:
+    earlier sample depends on what comes later. So the look-ahead is, with the published rates:
 
     - 24 kHz: 3 frames (180 ms), which the first convolution of the waveform decoder sees;
     - 16 kHz: 3 frames and 6212 samples (568.25 ms): the later convolutions are symmetric in that decoder.

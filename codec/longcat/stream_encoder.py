@@ -25,13 +25,13 @@ class StreamEncoder:
     - Acoustic ids are those of the acoustic encoder over the whole stream in one piece. `LongCatCodec.encode` gives
       these of a clip that is no longer than it takes (30 s); where a longer clip is cut into segments instead, frames
       near the cuts differ, since there each segment ends in zeros.
-    - A semantic id is that of its frame in a clip that holds the frame's window alone, but that the features before
-      the transformer know what was before the window. So a stream that is no longer than its window's look-ahead, and
-      whose context is as long, has the ids of `LongCatCodec.encode`; of any other they may differ, since the published
+    - A semantic id is that of its frame in a clip of the frame's window alone, but that what the encoder computes
+      before its transformer knows the audio before the window too. So a stream whose context and look-ahead are each
+      as long as the whole of it has the ids of `LongCatCodec.encode`; of others they may differ, since the published
       encoder looks both ways over all of a clip.
 
-    `look_ahead` says how many audio samples past a frame's own must have come for its ids: 7168 (448 ms) for
-    the acoustic ones, whatever their width, `960 * (look-ahead + hop - 1) - 560` for the semantic ones (look-ahead and
+    `look_ahead` says how many audio samples past a frame's own must have come for its ids: with the published strides
+    7168 (448 ms) for the acoustic ones, and `960 * (look-ahead + hop - 1) - 560` for the semantic ones (look-ahead and
     hop in frames). A frame comes out when all its ids are there. What is kept is bounded: the samples, rows and frames
     that later ids still see. One thread at a time; several streams of a codec may take turns.
     """
@@ -135,8 +135,8 @@ class StreamEncoder:
         asked = [self._semantic_ids] * (self._semantic is not None)
         asked += [self._acoustic_ids] * (self._acoustic is not None)
         num = min(ids.shape[-1] for ids in asked)
-        semantic, self._semantic_ids = self._semantic_ids[:, :num], self._semantic_ids[:, num:]
-        acoustic, self._acoustic_ids = self._acoustic_ids[..., :num], self._acoustic_ids[..., num:]
+        semantic, self._semantic_ids = self._semantic_ids[:, :num], self._semantic_ids[:, num:].clone()
+        acoustic, self._acoustic_ids = self._acoustic_ids[..., :num], self._acoustic_ids[..., num:].clone()
         return Tokens(
             None if self._semantic is None else semantic,
             None if self._acoustic is None else acoustic,

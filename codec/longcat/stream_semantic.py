@@ -40,8 +40,8 @@ class SemanticWindow:
         num_frames_max = int(info.segment_s_max * info.frame_rate_hz)
         if window.num_frames > num_frames_max:
             raise ValueError(
-                f"found a context of {window.context_frames}, a look-ahead of {look_ahead_s} and a hop of {hop_frames} "
-                f"frames; allowed: {num_frames_max} together ({info.segment_s_max:g} s)"
+                f"found a context of {window.context_frames}, a look-ahead of {window.look_ahead_frames} and "
+                f"a hop of {hop_frames} frames; allowed: {num_frames_max} together ({info.segment_s_max:g} s)"
             )
         return window
 
