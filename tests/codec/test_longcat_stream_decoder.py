@@ -134,8 +134,9 @@ def test_what_is_kept_does_not_grow(codec: LongCatCodec, sample_rate_hz: int) ->
     assert 0 < kept[0] == kept[1] == kept[2] == kept[3] < 1 << 20
 
 
-def test_a_stream_of_nothing_is_empty(codec: LongCatCodec) -> None:
-    stream = codec.stream_decoder(24000)
+@pytest.mark.parametrize("sample_rate_hz", [16000, 24000])
+def test_a_stream_of_nothing_is_empty(codec: LongCatCodec, sample_rate_hz: int) -> None:
+    stream = codec.stream_decoder(sample_rate_hz)
     nothing = torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 3, 0, dtype=torch.int64)
     assert stream.push(*nothing).shape == (1, 0)
     assert stream.finish().shape == (1, 0)
