@@ -1,7 +1,8 @@
 """Streams on one device, in chunks of 60 ms: how late tokens and audio come, and how much of real time they take.
 
 A chunk's latency is the look-ahead, in whole chunks, and the chunk's own computation; the real-time factor is seconds
-of computation over seconds of audio, one stream alone. Beside them: how many semantic ids of a stream are those of the
+of computation over seconds of audio, one stream alone, and beside it seconds of all its threads' processor time, which
+other work on the machine hardly changes. Beside them: how many semantic ids of a stream are those of the
 whole clip, by look-ahead, as a table, and with --plots as a picture (matplotlib, the extra `plots`). Only trained
 weights make that agreement mean anything: those of the random checkpoint and of the golden one are not.
 
@@ -137,16 +138,18 @@ def _token_pushes(
 
 def _timed(name: str, pushes: Sequence[Callable[[], object]], look_ahead_s: float) -> list[Figure]:
     """Each push is of `_CHUNK_S` seconds; results come back on the CPU, so a GPU has done its work by then."""
-    took_s: list[float] = []
+    took_s: list[tuple[float, float]] = []
     for push in pushes:
-        started_s = time.perf_counter()
+        started_s, started_processor_s = time.perf_counter(), time.process_time()
         push()
-        took_s.append(time.perf_counter() - started_s)
-    settled: NDArray[np.float64] = np.array(took_s[min(_WARM_UP_CHUNKS, len(took_s) // 2) :])
+        took_s.append((time.perf_counter() - started_s, time.process_time() - started_processor_s))
+    settled: NDArray[np.float64]
+    settled, processor = np.array(took_s[min(_WARM_UP_CHUNKS, len(took_s) // 2) :]).T
     waits_s = -(-round(look_ahead_s * 1e6) // round(_CHUNK_S * 1e6)) * _CHUNK_S
     median_s, slow_s = (float(np.quantile(settled, share)) for share in (0.5, 0.99))
     return [
         Figure(f"{name}: real-time factor", float(settled.mean()) / _CHUNK_S),
+        Figure(f"{name}: processor time over audio", float(processor.mean()) / _CHUNK_S),
         Figure(f"{name}: look-ahead", 1e3 * look_ahead_s, "ms"),
         Figure(f"{name}: latency, look-ahead in chunks and median computation", 1e3 * (waits_s + median_s), "ms"),
         Figure(f"{name}: computation of a chunk, 99th percentile", 1e3 * slow_s, "ms"),

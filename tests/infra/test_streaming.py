@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +26,15 @@ from tests.codec.golden import GOLDEN, Expected
 CLIP = GOLDEN / "clip_16k_short_350ms.flac"
 
 
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """The example and the benchmark set the process's threads; the codec of the tests takes one as well."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def wav_of(clip: Path, folder: Path) -> Path:
     samples, rate_hz = soundfile.read(clip, dtype="int16")
     soundfile.write(folder / "speech.wav", samples, rate_hz)
@@ -34,13 +46,10 @@ def test_the_microphone_s_speech_comes_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sample_rate_hz: int
 ) -> None:
     """All of it: what one piece after the other gives is what the whole clip's tokens decode to."""
-    heard, threads = tmp_path / "heard.wav", torch.get_num_threads()
+    heard = tmp_path / "heard.wav"
     command = ["microphone", str(wav_of(CLIP, tmp_path)), str(heard), "--codec", str(GOLDEN)]
     monkeypatch.setattr(sys, "argv", [*command, "--sample-rate-hz", str(sample_rate_hz)])
-    try:
-        microphone.main()
-    finally:
-        torch.set_num_threads(threads)
+    microphone.main()
     assert capsys.readouterr().out == f"6 frames of 60 ms -> {heard}\n"
     samples, rate_hz = soundfile.read(heard, dtype="float32")
     assert rate_hz == sample_rate_hz
@@ -58,6 +67,17 @@ def test_another_rate_is_refused(tmp_path: Path) -> None:
         microphone.speak_and_hear(codec, GOLDEN / "clip_8k_mono.flac", tmp_path / "heard.wav", 24000)
 
 
+def test_the_readme_s_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    section = (root / "README.md").read_text(encoding="utf-8").partition("## Streaming")[2]
+    example = re.search(r"^```python\n(.*?)^```", section, re.M | re.S)
+    assert example
+    monkeypatch.chdir(root)
+    names: dict[str, Any] = {}
+    exec(example.group(1), names)
+    assert sum(part.shape[1] for part in names["heard"]) == 47 * 1440
+
+
 def measured(tmp_path: Path, *flags: str) -> dict[str, float]:
     (tmp_path / "speech").mkdir()
     shutil.copy(CLIP, tmp_path / "speech")
@@ -65,11 +85,7 @@ def measured(tmp_path: Path, *flags: str) -> dict[str, float]:
     streaming.add_flags(parser)
     small = ["--codec", str(GOLDEN), "--speech", str(tmp_path / "speech"), "--audio-s", "0.6", "--threads", "1"]
     small += ["--agreement-audio-s", "0.3", "--look-ahead-s", "0", "0.3", "--hop-frames", "1"]
-    threads = torch.get_num_threads()
-    try:
-        report = streaming.bench(parser.parse_args([*small, *flags]))
-    finally:
-        torch.set_num_threads(threads)
+    report = streaming.bench(parser.parse_args([*small, *flags]))
     return {figure.name: figure.value for figure in report.figures}
 
 
