@@ -44,7 +44,7 @@ class StreamDecoder:
         self._semantic, self._num_codebooks, self._num_streams = semantic, num_acoustic_codebooks, num_streams
         self._stage = stage_of(decoder.decoder)
         self._delay = delay_of(decoder.decoder)
-        self._has_begun = self._has_ended = False
+        self._has_ended = False
 
     @property
     def delay(self) -> Delay:
@@ -61,9 +61,7 @@ class StreamDecoder:
         """
         self._check_open()
         own = self._own(semantic, acoustic)
-        num_frames = _num_frames(own)
-        self._has_begun = self._has_begun or num_frames > 0
-        frames = [self._decode(_frame(own, index), last=False) for index in range(num_frames)]
+        frames = [self._decode(_frame(own, index), last=False) for index in range(_num_frames(own))]
         return torch.cat([torch.zeros(self._num_streams, 0), *frames], dim=1)
 
     @torch.no_grad()
@@ -74,8 +72,6 @@ class StreamDecoder:
         """
         self._check_open()
         self._has_ended = True
-        if not self._has_begun:
-            return torch.zeros(self._num_streams, 0)
         none = torch.zeros(self._num_streams, 0, dtype=torch.int64)
         return self._decode(
             Tokens(

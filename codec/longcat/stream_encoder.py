@@ -105,9 +105,8 @@ class StreamEncoder:
         self._check_open()
         self._has_ended = True
         num_samples = self._num_encoded + self._pending.shape[1]
-        if num_samples:
-            num_missing = padded_length(num_samples, self._info.frame_size) - num_samples
-            self._encode(functional.pad(self._pending, (0, num_missing)), last=True)
+        num_missing = padded_length(num_samples, self._info.frame_size) - num_samples
+        self._encode(functional.pad(self._pending, (0, num_missing)), last=True)
         return self._taken()
 
     def _step(self) -> int:

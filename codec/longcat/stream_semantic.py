@@ -70,10 +70,9 @@ class SemanticStream:
         )
         self._reach = reduce(Reach.then, (reach for reach, _ in steps), log_mel.reach)
         self._frames: torch.Tensor | None = None
-        self._first = 0
-        """Which frame of the stream `_frames` begins with."""
-        self._next = 0
-        """Which frame's features come next."""
+        """The context of the frame whose features come next, and all from that frame on."""
+        self._num_before = 0
+        """Frames of that context."""
 
     @property
     def look_ahead(self) -> int:
@@ -97,21 +96,18 @@ class SemanticStream:
     def _num_ready(self, *, last: bool) -> int:
         """How many frames can be looked up at once now."""
         assert self._frames is not None
-        window, num_left = self._window, self._first + self._frames.shape[1] - self._next
+        window, num_left = self._window, self._frames.shape[1] - self._num_before
         if num_left >= window.hop_frames + window.look_ahead_frames:
             return window.hop_frames
         return min(num_left, window.hop_frames) if last else 0
 
     def _next_features(self, num: int) -> torch.Tensor:
         assert self._frames is not None
-        begin = max(self._next - self._window.context_frames, 0)
-        frames = self._frames[:, begin - self._first :]
-        before = self._next - begin
-        encoded = self._model.in_context(frames[:, : before + num + self._window.look_ahead_frames])
-        self._next += num
-        keep_from = max(self._next - self._window.context_frames, 0)
-        self._frames, self._first = frames[:, keep_from - begin :], keep_from
-        return encoded[:, before : before + num]
+        before, end = self._num_before, self._num_before + num
+        encoded = self._model.in_context(self._frames[:, : end + self._window.look_ahead_frames])
+        self._num_before = min(end, self._window.context_frames)
+        self._frames = self._frames[:, end - self._num_before :]
+        return encoded[:, before:end]
 
 
 def _frames(info: CodecInfo, seconds: float) -> int:
