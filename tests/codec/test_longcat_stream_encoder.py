@@ -66,6 +66,26 @@ def test_cuts_change_no_token(
     assert torch.equal(cut.acoustic, alone.acoustic)
 
 
+@pytest.mark.parametrize("sizes", [[1, 400, 700], [3000], [959, 2]])
+def test_cuts_change_no_bit_of_what_is_quantized(codec: LongCatCodec, expected: Expected, sizes: list[int]) -> None:
+    waveform = expected["16k_mono/wav16k"][None, :16000]
+    seen: list[torch.Tensor] = []
+    looked_up = codec.encoder.semantic_tokenizer.kmeans, codec.encoder.acoustic_quantizer.quantizers[0].in_proj_a
+    hooks = [part.register_forward_pre_hook(lambda _, given: seen.extend(given)) for part in looked_up]
+    try:
+        joined = []
+        for by in (sizes, [16000]):
+            seen.clear()
+            encoded(codec.stream_encoder(context_s=0.3), waveform, by)
+            joined.append([torch.cat([x for x in seen if x.shape[-1] == width], dim=1) for width in (48, 32)])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for cut, at_once in zip(*joined, strict=True):
+        assert cut.shape[1] == 17
+        assert torch.equal(cut, at_once)
+
+
 @pytest.mark.parametrize(
     ("asked", "look_ahead"),
     [
