@@ -111,16 +111,20 @@ class LongCatDecoder(nn.Module):
         self, semantic: torch.Tensor | None, acoustic: torch.Tensor | None, num_frames: torch.Tensor
     ) -> torch.Tensor:
         """Waveforms float32 [B, T] of ids int64 [B, F] and [B, K, F]; a missing stream counts as zero latents."""
+        waveforms: torch.Tensor = self.decoder(self.latents(semantic, acoustic), num_frames)
+        return waveforms
+
+    def latents(self, semantic: torch.Tensor | None, acoustic: torch.Tensor | None) -> torch.Tensor:
+        """What the ids stand for, float32 [B, F, width]: the semantic part first."""
         entries = self.semantic_dequantizer.dequant
         parts = [
             None if semantic is None else entries(semantic),
             None if acoustic is None else self.acoustic_quantizer.value(acoustic),
         ]
         widths = (entries.embedding_dim, self.latent_dim)
-        shape = next(part for part in parts if part is not None).shape[:2]
+        given = next(part for part in parts if part is not None)
         full = [
-            torch.zeros(*shape, width, device=num_frames.device) if part is None else part
+            given.new_zeros(*given.shape[:2], width) if part is None else part
             for part, width in zip(parts, widths, strict=True)
         ]
-        waveforms: torch.Tensor = self.decoder(torch.cat(full, dim=-1), num_frames)
-        return waveforms
+        return torch.cat(full, dim=-1)

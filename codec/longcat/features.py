@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from codec.framing import Reach
 from codec.longcat.config import HOP_MS
 
 NUM_MELS = 80
@@ -56,6 +57,11 @@ class LogMel:
         self._mel_banks = constants.mel_banks.to(device)
         self._mean = constants.mean.to(device)
         self._scale = constants.scale.to(device)
+
+    @property
+    def reach(self) -> Reach:
+        """The samples that a step sees."""
+        return Reach(self._hop, after=self._window_size - 1)
 
     def __call__(self, waveforms: torch.Tensor) -> torch.Tensor:
         """The features; frames stay inside the waveform (Kaldi's "snip edges")."""

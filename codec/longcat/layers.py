@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from codec.framing import Delay, Reach
+
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Mapping[str, torch.Tensor]
 
@@ -76,15 +78,28 @@ class Conv(PublishedLayer):
         self.weight = nn.Parameter(torch.empty(layout))
         self.bias = nn.Parameter(torch.empty(num_out))
 
+    @property
+    def reach(self) -> Reach:
+        """What an output sees of the input."""
+        before, seen = self.padding[0], (self._published[2] - 1) * self.dilation
+        return Reach(self.stride, before, seen - before)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T, C_in] to [B, T', C_out]."""
-        if self.weight.dim() == 2:
-            return functional.linear(x, self.weight, self.bias)
         left, right = self.padding
         if left != right:
             x, left = functional.pad(x, (0, 0, left, right)), 0
+        return self._convolved(x, left)
+
+    def unpadded(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, T, C_in] to [B, (T - span) // stride + 1, C_out]: outputs that see rows of `x` alone, T >= span."""
+        return self._convolved(x, 0)
+
+    def _convolved(self, x: torch.Tensor, padding: int) -> torch.Tensor:
+        if self.weight.dim() == 2:
+            return functional.linear(x, self.weight, self.bias)
         y = functional.conv2d(
-            _as_image(x), self.weight, self.bias, stride=self.stride, dilation=self.dilation, padding=(0, left)
+            _as_image(x), self.weight, self.bias, stride=self.stride, dilation=self.dilation, padding=(0, padding)
         )
         return _as_sequence(y)
 
@@ -118,15 +133,32 @@ class TransposedConv(PublishedLayer):
         self.weight = nn.Parameter(torch.empty(num_in, num_out, 1, kernel_size))
         self.bias = nn.Parameter(torch.empty(num_out))
 
+    @property
+    def delay(self) -> Delay:
+        """How far its outputs are behind its inputs."""
+        return Delay(self.stride, self.padding)
+
+    @property
+    def num_seen(self) -> int:
+        """Inputs that one output sees at most."""
+        return -(-self._published[2] // self.stride)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T, C_in] to [B, T * stride, C_out]."""
+        return self._convolved(x, self.padding, self.output_padding)
+
+    def uncut(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, T, C_in] to [B, (T - 1) * stride + kernel size, C_out]: with the rows that `padding` cuts off."""
+        return self._convolved(x, 0, 0)
+
+    def _convolved(self, x: torch.Tensor, padding: int, output_padding: int) -> torch.Tensor:
         y = functional.conv_transpose2d(
             _as_image(x),
             self.weight,
             self.bias,
             stride=(1, self.stride),
-            padding=(0, self.padding),
-            output_padding=(0, self.output_padding),
+            padding=(0, padding),
+            output_padding=(0, output_padding),
         )
         return _as_sequence(y)
 

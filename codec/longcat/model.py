@@ -12,6 +12,9 @@ from codec.longcat.decoding import run_decoder
 from codec.longcat.features import LogMel
 from codec.longcat.precision import arithmetic, check_device, check_near, narrow, weights_dtype
 from codec.longcat.staging import Stager
+from codec.longcat.stream_decoder import StreamDecoder
+from codec.longcat.stream_encoder import StreamEncoder
+from codec.longcat.stream_semantic import SemanticWindow
 from codec.longcat.strips import StripEncoder
 from codec.longcat.tokens import choose_decoder, own_tokens
 
@@ -95,6 +98,61 @@ class LongCatCodec:
         num_codebooks = 0 if own.acoustic is None else own.acoustic.shape[1]
         decoder = self.decoder(choose_decoder(self.checkpoint.config.decoders, sample_rate_hz, num_codebooks))
         return run_decoder(decoder, own, self._info)
+
+    def stream_encoder(
+        self,
+        *,
+        semantic: bool = True,
+        num_acoustic_codebooks: int | None = None,
+        context_s: float = 4.0,
+        look_ahead_s: float = 0.48,
+        hop_frames: int = 1,
+        num_streams: int = 1,
+    ) -> StreamEncoder:
+        """Tokens of audio without an end, as it comes; `StreamEncoder` says which equal `encode`'s.
+
+        A frame's semantic id comes from at most `context_s` seconds before it and `look_ahead_s` behind it, whole
+        frames, both rounded up; `hop_frames` frames are looked up at a time, which saves work and adds latency. The
+        default look-ahead costs no latency beside the acoustic ids. `num_streams` streams run in step, a row each.
+        Raises `ValueError` as `encode` does for what is asked, and on a context that is more than a clip's longest.
+        """
+        num_codebooks = check_streams(semantic, num_acoustic_codebooks, info=self._info)
+        window = SemanticWindow.of(self._info, context_s=context_s, look_ahead_s=look_ahead_s, hop_frames=hop_frames)
+        return StreamEncoder(
+            self.encoder,
+            self._log_mel,
+            info=self._info,
+            window=window if semantic else None,
+            num_acoustic_codebooks=num_codebooks,
+            num_streams=num_streams,
+            device=self.device,
+            dtype=self._dtype,
+            tf32=self._tf32,
+        )
+
+    def stream_decoder(
+        self,
+        sample_rate_hz: int,
+        *,
+        semantic: bool = True,
+        num_acoustic_codebooks: int | None = None,
+        num_streams: int = 1,
+    ) -> StreamDecoder:
+        """The waveform of tokens without an end, as they come; `StreamDecoder` says how far it is behind them.
+
+        The decoder is chosen as by `decode`, for the streams named here: `num_acoustic_codebooks` None means all, 0
+        none. Raises `ValueError` on a rate without such a decoder, `CheckpointError` as `decode` does.
+        """
+        num_codebooks = check_streams(semantic, num_acoustic_codebooks, info=self._info)
+        decoder = self.decoder(choose_decoder(self.checkpoint.config.decoders, sample_rate_hz, num_codebooks))
+        return StreamDecoder(
+            decoder,
+            info=self._info,
+            semantic=semantic,
+            num_acoustic_codebooks=num_codebooks,
+            num_streams=num_streams,
+            device=self.device,
+        )
 
     @torch.no_grad()
     def semantic_features(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from codec.framing import Reach
 from codec.longcat.config import SemanticConfig
 from codec.longcat.features import NUM_MELS
 
@@ -22,6 +23,7 @@ class Subsampling(nn.Module):
 
     def __init__(self, config: SemanticConfig) -> None:
         super().__init__()
+        self.time_strides = config.time_strides
         first_stride, second_stride = config.time_strides
         self.conv = nn.ModuleDict(
             {
@@ -38,8 +40,24 @@ class Subsampling(nn.Module):
         x = features.unsqueeze(1)
         for conv in self.conv.values():
             x = conv(functional.pad(x, (0, 0, _KERNEL_SIZE - 1, 0))).relu()
-        normed: torch.Tensor = self.norm(self.affine(x.transpose(1, 2).flatten(2)))
+        return self.project(x.transpose(1, 2))
+
+    def steps(self) -> list[tuple[Reach, Callable[[torch.Tensor], torch.Tensor]]]:
+        """Each convolution with its ReLU, without padding: [B, N, C, M] to [B, N', 32, M - 2], and its reach in N."""
+        return [
+            (Reach(stride, before=_KERNEL_SIZE - 1), partial(_convolved, conv))
+            for stride, conv in zip(self.time_strides, self.conv.values(), strict=True)
+        ]
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """The convolutions' output [B, F, 32, 76] to [B, F, width]."""
+        normed: torch.Tensor = self.norm(self.affine(x.flatten(2)))
         return normed
+
+
+def _convolved(conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    convolved: torch.Tensor = conv(x.transpose(1, 2)).relu()
+    return convolved.transpose(1, 2)
 
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -118,12 +136,20 @@ class SemanticEncoder(nn.Module):
         encoded: torch.Tensor = self.encoder(packed, partial(_attend_packed, num_frames))
         return encoded
 
+    def in_context(self, subsampled: torch.Tensor) -> torch.Tensor:
+        """What `subsampling` gave of a window of frames [B, W, width] to the same shape; positions count from it."""
+        encoded: torch.Tensor = self.encoder(_placed(subsampled), partial(_attend_in_batch, None))
+        return encoded
+
     def _frames(self, features: torch.Tensor) -> torch.Tensor:
-        x = self.subsampling(features)
-        width = x.shape[-1]
-        positions = sinusoids(x.shape[1], width, device=x.device)
-        summed: torch.Tensor = x * math.sqrt(width) + positions.to(x.dtype)
-        return summed
+        return _placed(self.subsampling(features))
+
+
+def _placed(x: torch.Tensor) -> torch.Tensor:
+    """[B, F, width], scaled, with the frames' positions added."""
+    width = x.shape[-1]
+    positions = sinusoids(x.shape[1], width, device=x.device)
+    return x * math.sqrt(width) + positions.to(x.dtype)
 
 
 def _attend_in_batch(

@@ -32,14 +32,15 @@ def choose_decoder(decoders: Mapping[str, DecoderConfig], sample_rate_hz: int, n
     return largest
 
 
-def own_tokens(tokens: Tokens, info: CodecInfo | DecoderInfo) -> Tokens:
+def own_tokens(tokens: Tokens, info: CodecInfo | DecoderInfo, *, num_frames_min: int = 1) -> Tokens:
     """The tokens, on the CPU, with 0 past each clip's own frames and None for a stream without a codebook.
 
-    Raises `ValueError` on wrong shapes or dtypes, both streams missing, or an id outside its codebook within a
-    clip's own frames; ids past them mean nothing and are not looked at.
+    A clip has `num_frames_min` frames at least: 1, or 0 for a piece of one. Raises `ValueError` on wrong shapes or
+    dtypes, both streams missing, or an id outside its codebook within a clip's own frames; ids past them mean nothing
+    and are not looked at.
     """
-    semantic = _stream("semantic", tokens.semantic, tokens.num_frames, (info.semantic_cardinality,))
-    acoustic = _stream("acoustic", tokens.acoustic, tokens.num_frames, info.acoustic_cardinalities)
+    semantic = _stream("semantic", tokens.semantic, tokens.num_frames, (info.semantic_cardinality,), num_frames_min)
+    acoustic = _stream("acoustic", tokens.acoustic, tokens.num_frames, info.acoustic_cardinalities, num_frames_min)
     if semantic is None and acoustic is None:
         raise ValueError("found neither semantic nor acoustic ids; give at least one stream")
     if semantic is not None and acoustic is not None and semantic.shape[-1] != acoustic.shape[-1]:
@@ -50,7 +51,11 @@ def own_tokens(tokens: Tokens, info: CodecInfo | DecoderInfo) -> Tokens:
 
 
 def _stream(
-    name: str, ids: torch.Tensor | None, num_frames: torch.Tensor, cardinalities: Sequence[int]
+    name: str,
+    ids: torch.Tensor | None,
+    num_frames: torch.Tensor,
+    cardinalities: Sequence[int],
+    num_frames_min: int,
 ) -> torch.Tensor | None:
     """One stream's ids int64 [B, K, F], checked, 0 past each clip's own frames; None when there are no ids."""
     if ids is None:
@@ -70,10 +75,14 @@ def _stream(
             f"one for each row of the {name} ids, of which there must be one at least"
         )
     num_frames = num_frames.cpu()
-    if num_frames.min() < 1 or num_frames.max() > num_frames_max:
-        raise ValueError(f"found num_frames {num_frames.tolist()}; allowed: 1 to {num_frames_max} for the {name} ids")
+    if num_frames.min() < num_frames_min or num_frames.max() > num_frames_max:
+        raise ValueError(
+            f"found num_frames {num_frames.tolist()}; allowed: {num_frames_min} to {num_frames_max} for the {name} ids"
+        )
     own = ids.masked_fill(past_end_mask(num_frames, num_frames_max)[:, None], 0)
     for codebook, (found, cardinality) in enumerate(zip(own.unbind(1), cardinalities, strict=False)):
+        if not found.numel():
+            continue
         low, high = (int(bound) for bound in found.aminmax())
         if low < 0 or high >= cardinality:
             raise ValueError(

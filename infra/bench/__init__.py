@@ -5,6 +5,7 @@ A module has `add_flags(parser)` and `bench(arguments) -> BenchReport`.
 
 BENCHES = {
     "codec": "encoding on one device: share of its matrix product, speed over the plain way, agreement of precisions",
+    "streaming": "streams of tokens and audio: latency, real-time factor, agreement of semantic ids by look-ahead",
     "padding": "padded over real seconds of the batches that a run plans",
     "feed": "reading, decoding and writing around a codec of no cost, over the bare libraries",
     "pipeline": "how busy a run keeps a codec of set cost, with 1 and 4 replicas",

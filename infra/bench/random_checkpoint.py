@@ -19,6 +19,7 @@ import torch
 
 from codec.longcat.checkpoint import CMVN_FILE, ENCODER_FILE, Checkpoint, open_checkpoint, published_shapes
 from codec.longcat.config import PUBLISHED
+from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.encoder import LongCatEncoder
 from codec.longcat.features import NUM_MELS
 from codec.longcat.model import LongCatCodec
@@ -51,6 +52,20 @@ def random_checkpoint(folder: Path | None = None) -> Path:
     _save(making, tensors)
     making.rename(place)
     return place
+
+
+def random_decoder(name: str, *, device: torch.device) -> LongCatDecoder:
+    """A decoder of the published sizes in memory, 600 MB, of random weights: for speed alone."""
+    generator = torch.Generator(device).manual_seed(_SEED)
+    with torch.device("meta"):
+        decoder = LongCatDecoder(PUBLISHED, PUBLISHED.decoders[name])
+    decoder.to_empty(device=device).requires_grad_(False)
+    for parameter in decoder.parameters():
+        if parameter.dim() == 1:
+            parameter.fill_(0.5)
+        else:
+            parameter.normal_(0.0, 1.0 / math.sqrt(parameter[0].numel()), generator=generator)
+    return decoder.eval()
 
 
 def _save(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
