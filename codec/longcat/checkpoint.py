@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,11 +18,13 @@ from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.encoder import LongCatEncoder
 from codec.longcat.features import NUM_MELS, FeatureConstants, feature_constants
 from codec.longcat.layers import PublishedLayer, Shapes, Tensors
-from codec.sources import Source
+from codec.sources import Source, hash_files
 
 ENCODER_FILE = "LongCatAudioCodec_encoder.pt"
 CMVN_FILE = "LongCatAudioCodec_encoder_cmvn.npy"
 CONFIG_FILE = "config.json"
+CHECKPOINT_FILES = (ENCODER_FILE, CMVN_FILE, CONFIG_FILE)
+"""What an encoder needs; a config.json may be missing."""
 
 _FEATURES = "semantic_tokenizer.feature_extractor"
 FEATURE_CONSTANTS = {
@@ -65,7 +66,7 @@ class Checkpoint:
         acoustic = self.config.acoustic
         return CodecInfo(
             name=self.config.codec,
-            checkpoint_hash=_hash_files(self._encoder_files()),
+            checkpoint_hash=hash_files(self._encoder_files()),
             sample_rate_hz=self.config.sample_rate_hz,
             frame_size=self.config.frame_size,
             semantic_cardinality=self.config.semantic.cardinality,
@@ -131,7 +132,11 @@ def open_checkpoint(source: Source) -> Checkpoint:
 
     Raises `CheckpointError` when one of them is not there or the config is wrong, and what the source raises.
     """
-    folder = source.fetch([ENCODER_FILE, CMVN_FILE, CONFIG_FILE])
+    return checkpoint_in(source, source.fetch(CHECKPOINT_FILES))
+
+
+def checkpoint_in(source: Source, folder: Path) -> Checkpoint:
+    """The checkpoint whose encoder's files a source has fetched into a folder. Raises as `open_checkpoint`."""
     missing = [name for name in (ENCODER_FILE, CMVN_FILE) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
@@ -239,11 +244,3 @@ def _layer_shapes(layer: nn.Module) -> Shapes:
 
 def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
-
-
-def _hash_files(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.name):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from codec.arithmetic import arithmetic, check_device
 from codec.base import CodecInfo, Tokens
 from codec.batch import PaddedBatch, check_streams, pad_batch, past_end_mask
 from codec.longcat.checkpoint import Checkpoint
 from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.features import LogMel
-from codec.longcat.precision import arithmetic, check_device, check_near, narrow, weights_dtype
+from codec.longcat.precision import check_near, narrow, weights_dtype
 from codec.longcat.staging import Stager
 from codec.longcat.strips import StripEncoder
-from codec.longcat.tokens import choose_decoder, own_tokens
+from codec.longcat.tokens import choose_decoder
+from codec.tokens import own_tokens
 
 
 class LongCatCodec:
