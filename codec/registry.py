@@ -75,21 +75,25 @@ def _find(name_or_uri: str, storage_options: Mapping[str, Any]) -> CodecLoader:
         return CalibratedLoader(parse_options(name_or_uri))
     if name_or_uri.startswith(PLUGIN):
         return find_plugin(name_or_uri.removeprefix(PLUGIN))
-    return _find_files(_source(name_or_uri, storage_options))
+    return _find_files(source_of(name_or_uri, storage_options))
 
 
 def _find_files(source: Source) -> CodecLoader:
     from codec.longcat.checkpoint import CHECKPOINT_FILES, CONFIG_FILE, ENCODER_FILE, checkpoint_in
+    from codec.longcat.converted import MODEL_TYPE, converted_in
     from codec.longcat.loader import LongCatLoader
     from codec.transformers_codec import model_type_of, open_transformers
 
     folder = source.fetch(CHECKPOINT_FILES)
     if not (folder / ENCODER_FILE).is_file() and (model_type := model_type_of(folder / CONFIG_FILE)) is not None:
+        if model_type == MODEL_TYPE:
+            return LongCatLoader(converted_in(source))
         return open_transformers(source, model_type)
     return LongCatLoader(checkpoint_in(source, folder))
 
 
-def _source(name_or_uri: str, storage_options: Mapping[str, Any]) -> Source:
+def source_of(name_or_uri: str, storage_options: Mapping[str, Any]) -> Source:
+    """The place that a name or URI means. Raises `CodecError` when it means none."""
     if name_or_uri == "longcat":
         return _hub_repository(LONGCAT_REPOSITORY)
     scheme, separator, rest = name_or_uri.partition("://")

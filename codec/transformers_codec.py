@@ -262,7 +262,8 @@ def require_transformers() -> Any:
         import transformers
     except ImportError as error:
         raise CodecError(
-            "this codec needs the transformers package, which is not installed: pip install 'voxmill[hf]'"
+            "this needs the transformers package, which is not installed: pip install 'transformers>=5' safetensors "
+            "(voxmill's extra `hf`)"
         ) from error
     # A bar for each replica's loading would stand between a run's own lines.
     transformers.utils.logging.disable_progress_bar()

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from codec.base import CheckpointError, CodecInfo
-from codec.longcat.config import PUBLISHED, SEGMENT_S_MAX, LongCatConfig, read_config
+from codec.longcat.config import PUBLISHED, LongCatConfig, read_config
 from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.encoder import LongCatEncoder
 from codec.longcat.features import NUM_MELS, FeatureConstants, feature_constants
 from codec.longcat.layers import PublishedLayer, Shapes, Tensors
+from codec.longcat.weights import info_of
 from codec.sources import Source, hash_files
 
 ENCODER_FILE = "LongCatAudioCodec_encoder.pt"
@@ -63,19 +64,7 @@ class Checkpoint:
         The hash is over the lines `<name> <SHA-256>` of the encoder, its statistics and, where there is one,
         config.json, in name order.
         """
-        acoustic = self.config.acoustic
-        return CodecInfo(
-            name=self.config.codec,
-            checkpoint_hash=hash_files(self._encoder_files()),
-            sample_rate_hz=self.config.sample_rate_hz,
-            frame_size=self.config.frame_size,
-            semantic_cardinality=self.config.semantic.cardinality,
-            acoustic_cardinalities=(acoustic.cardinality,) * acoustic.num_codebooks,
-            segment_s_max=SEGMENT_S_MAX,
-            decoder_sample_rates_hz=tuple(
-                sorted({decoder.sample_rate_hz for decoder in self.config.decoders.values()})
-            ),
-        )
+        return info_of(self.config, checkpoint_hash=hash_files(self._encoder_files()))
 
     def load_encoder(self) -> LongCatEncoder:
         """The encoder on the CPU, float32. Raises `CheckpointError` like `read_module`."""
@@ -112,6 +101,10 @@ class Checkpoint:
                     f"{tensor.dtype} {list(tensor.shape)}); the two files are not of one checkpoint, or are damaged"
                 )
         return replace(derived, **held)
+
+    def has_decoder(self, name: str) -> bool:
+        """Whether the place has this decoder's file; it is fetched if so."""
+        return (self.source.fetch([decoder_file(name)]) / decoder_file(name)).is_file()
 
     def load_decoder(self, name: str) -> LongCatDecoder:
         """A decoder of the config on the CPU, float32; fetched now. Raises `CheckpointError` like `read_module`."""
@@ -167,13 +160,13 @@ def read_module(build: Callable[[], _Module], path: Path, *, ignored: frozenset[
     with torch.device("meta"):
         module = build()
     tensors = {name: tensor for name, tensor in _read_tensors(path).items() if name not in ignored}
-    _raise_faults(path, _faults(tensors, published_shapes(module)))
+    raise_faults(path, faults_of(tensors, published_shapes(module)))
     state: dict[str, torch.Tensor] = {}
     for prefix, layer in module.named_modules():
         own: Tensors = {name: tensors[_join(prefix, name)] for name in _layer_shapes(layer)}
         if isinstance(layer, PublishedLayer):
             own = layer.from_published(own)
-            _raise_faults(path, (f"{prefix}: its {name} is not finite" for name in own if not _is_finite(own[name])))
+            raise_faults(path, (f"{prefix}: its {name} is not finite" for name in own if not _is_finite(own[name])))
         state |= {_join(prefix, name): tensor for name, tensor in own.items()}
     module.load_state_dict(state, strict=True, assign=True)
     return module.requires_grad_(False).eval()
@@ -195,7 +188,8 @@ def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
     return found
 
 
-def _faults(tensors: Tensors, shapes: Shapes) -> Iterator[str]:
+def faults_of(tensors: Tensors, shapes: Shapes) -> Iterator[str]:
+    """What is wrong with tensors that should be finite float32 of these shapes, one line each."""
     for name, shape in shapes.items():
         if name not in tensors:
             yield f"{name}: missing, expected {list(shape)}"
@@ -213,7 +207,8 @@ def _faults(tensors: Tensors, shapes: Shapes) -> Iterator[str]:
             yield f"{name}: unknown, found {list(tensor.shape)}"
 
 
-def _raise_faults(path: Path, faults: Iterator[str]) -> None:
+def raise_faults(path: Path, faults: Iterator[str]) -> None:
+    """Raises `CheckpointError` with the first of a file's faults, if there are any."""
     found = list(faults)
     if found:
         more = [f"and {len(found) - _FAULTS_SHOWN_MAX} more"] if len(found) > _FAULTS_SHOWN_MAX else []

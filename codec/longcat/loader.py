@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codec.base import CodecInfo
-from codec.longcat.checkpoint import Checkpoint
 from codec.longcat.model import LongCatCodec
+from codec.longcat.weights import Weights
 
 
 @dataclass(frozen=True)
 class LongCatLoader:
     """A `codec.base.CodecLoader`."""
 
-    checkpoint: Checkpoint
+    checkpoint: Weights
 
     def info(self) -> CodecInfo:
         """What the codec is."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from codec.longcat.checkpoint import open_checkpoint
 from codec.longcat.model import LongCatCodec
@@ -28,6 +29,15 @@ def expected() -> Expected:
 @pytest.fixture(scope="session")
 def codec() -> LongCatCodec:
     return LongCatCodec(open_checkpoint(LocalFolder(GOLDEN)))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small models only lose by more threads, and on a busy machine wait for each of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
