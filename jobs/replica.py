@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import threading
 import time
 import traceback
@@ -191,7 +192,8 @@ def checkpoint_options(config: JobConfig) -> dict[str, Any]:
 
 def _environment(setup: ReplicaSetup) -> dict[str, str | int]:
     """What the tokens' last bits may depend on."""
-    packages = ("voxmill", "torch", "numpy", "soundfile", "pyarrow")
+    packages = ["voxmill", "torch", "numpy", "soundfile", "pyarrow"]
+    packages += ["transformers"] if "transformers" in sys.modules else []  # only a codec of its imports it
     device = torch.cuda.get_device_name() if setup.device == "cuda" else platform.machine()
     return {
         "device": setup.device,

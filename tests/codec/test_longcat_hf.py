@@ -316,6 +316,8 @@ def test_a_conversion_says_what_it_wrote(done: Converted) -> None:
         "model.safetensors",
         "preprocessor_config.json",
     }
+    assert [path.name for path in done.folder.parent.iterdir()] == [done.folder.name], "nothing half made is left"
+    assert {path.stat().st_mode & 0o777 for path in done.folder.iterdir()} == {0o644}
     assert set(done.decoders) == DECODERS
     assert done.missing_decoders == ()
     card = (done.folder / "README.md").read_text()

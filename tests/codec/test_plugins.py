@@ -63,7 +63,7 @@ def test_the_example_is_a_codec(install: Install) -> None:
 
 
 def test_an_unknown_plugin_is_refused_with_those_there_are(install: Install) -> None:
-    with pytest.raises(CodecError, match="plugin:loudness, but no installed package offers it.*: none"):
+    with pytest.raises(CodecError, match=r"plugin:loudness, but no installed package offers it.*: none"):
         codec_info("plugin:loudness")
     install("tiny_codec", example(), loudness="tiny_codec:Loader")
     with pytest.raises(CodecError, match=r"plugin:loud, but no installed package.*: plugin:loudness"):
