@@ -177,7 +177,15 @@ class LongCatModel(PreTrainedAudioTokenizerBase):
         return torch.arange(most, device=frames.device) < frames[:, None]
 
     def _codec(self) -> LongCatCodec:
-        """The codec on this model's own modules; made anew, since weights, device and dtype may have changed."""
+        """The codec on this model's own modules; made anew, since weights, device and dtype may have changed.
+
+        Raises `ValueError` when all of the model was made half precision.
+        """
+        if (found := self.features.window.dtype) != torch.float32:
+            raise ValueError(
+                f"found features in {found}; they and the codebooks stay float32: give the dtype to from_pretrained, "
+                "which narrows the encoders alone"
+            )
         return LongCatCodec(_ModelWeights(self), device=str(self.device), packed=False)
 
     def _rate(self) -> int:

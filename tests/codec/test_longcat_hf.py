@@ -216,6 +216,13 @@ def test_half_precision_leaves_what_decides_ids_in_float32(done: Converted, dtyp
     assert "features.mel_banks" in kept
 
 
+def test_a_model_narrowed_as_a_whole_is_refused(done: Converted) -> None:
+    whole = LongCatModel.from_pretrained(done.folder).to(torch.bfloat16)
+    for use in (lambda: whole.encode(torch.zeros(1, 1, 960)), lambda: whole.decode(torch.zeros(1, 4, 1).long())):
+        with pytest.raises(ValueError, match=r"features in torch\.bfloat16.*give the dtype to from_pretrained"):
+            use()
+
+
 def test_bfloat16_computes_what_the_codec_does(done: Converted, expected: Expected) -> None:
     half = LongCatModel.from_pretrained(done.folder, dtype=torch.bfloat16)
     waveforms, lengths = batch_of(expected, ["16k_mono"], garbage=0.0)

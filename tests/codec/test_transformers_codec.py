@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from codec.base import CheckpointError, CodecError, Tokens
 from codec.registry import check_arithmetic, codec_info, load_codec
 from codec.sources import LocalFolder
-from codec.transformers_codec import TransformersCodec, open_transformers
-from codec.transformers_families import FAMILIES
+from codec.transformers_codec import TransformersCodec, open_transformers, require_transformers
+from codec.transformers_families import FAMILIES, Sizes
 from tests.codec.small_models import CARDINALITY, save_small_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,6 +40,20 @@ def together(folder: Path, model_type: str) -> TransformersCodec:
     """The codec as it is on a GPU: clips share a batch."""
     checkpoint = open_transformers(LocalFolder(folder), model_type)
     return TransformersCodec(checkpoint, device="cpu", precision="float32", together=True)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "expected"),
+    [
+        ("mimi", Sizes(24000, 1920, 2048, num_codebooks=32, num_semantic=1, looks_ahead=False)),
+        ("encodec", Sizes(24000, 320, 1024, num_codebooks=32, num_semantic=0, looks_ahead=True)),
+        ("dac", Sizes(16000, 512, 1024, num_codebooks=9, num_semantic=0, looks_ahead=True)),
+        ("xcodec", Sizes(16000, 320, 1024, num_codebooks=8, num_semantic=0, looks_ahead=True)),
+    ],
+)
+def test_the_sizes_of_the_packages_default_configs(model_type: str, expected: Sizes) -> None:
+    family = FAMILIES[model_type]
+    assert family.sizes(getattr(require_transformers(), family.config_class)()) == expected
 
 
 def ids_of(tokens: Tokens) -> torch.Tensor:
