@@ -26,7 +26,8 @@ class CodecInfo:
     """What a codec is, in numbers that decide its tokens.
 
     `checkpoint_hash` is the SHA-256 (hex) over the encoder's checkpoint files in name order.
-    `acoustic_cardinalities` has one entry per acoustic codebook, coarse to fine.
+    `semantic_cardinality` is 0 where a codec has no semantic stream; `acoustic_cardinalities` has one entry per
+    acoustic codebook, coarse to fine.
     """
 
     name: str
@@ -142,4 +143,20 @@ class StagingCodec(Codec, Protocol):
 
     def stage(self, waveforms: torch.Tensor) -> torch.Tensor:
         """What `encode` takes in place of `waveforms`; called from other threads while `encode` runs."""
+        ...
+
+
+class CodecLoader(Protocol):
+    """A codec that was found and is not loaded yet; what an installed package offers (see infra/CODECS.md)."""
+
+    def info(self) -> CodecInfo:
+        """What the codec is, without loading weights. Raises `CodecError` when it cannot be had."""
+        ...
+
+    def load(self, *, device: str, precision: str) -> Codec:
+        """The codec on a device, its `info` equal to the loader's.
+
+        `device` is cpu, cuda or cuda:N; `precision` float32, tf32, bfloat16 or float16. Raises `CodecError`, and
+        `ValueError` on a precision that the device does not offer.
+        """
         ...

@@ -82,6 +82,8 @@ def check_streams(semantic: bool, num_acoustic_codebooks: int | None, *, info: C
 
     Raises `ValueError` on more than the codec has, and when nothing at all is asked for.
     """
+    if semantic and not info.semantic_cardinality:
+        raise ValueError(f"semantic tokens are asked for; codec {info.name} has acoustic ones alone")
     num_codebooks_max = len(info.acoustic_cardinalities)
     num_codebooks = num_codebooks_max if num_acoustic_codebooks is None else num_acoustic_codebooks
     if not 0 <= num_codebooks <= num_codebooks_max:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -59,6 +60,21 @@ def parse_options(uri: str) -> CalibratedOptions:
         faults = [f"{fault['loc'][0]}={fault['input']!r}: {fault['msg']}" for fault in error.errors(include_url=False)]
         known = ", ".join(CalibratedOptions.model_fields)
         raise CodecError(f"{uri}: {'; '.join(faults)}; the options are {known}") from None
+
+
+@dataclass(frozen=True)
+class CalibratedLoader:
+    """A `codec.base.CodecLoader` of a `calibrated:` URI; on any device, in any precision, it is the same."""
+
+    options: CalibratedOptions
+
+    def info(self) -> CodecInfo:
+        """What the codec is."""
+        return calibrated_info(self.options)
+
+    def load(self, *, device: str, precision: str) -> CalibratedCodec:  # noqa: ARG002 (it computes nothing)
+        """The codec."""
+        return CalibratedCodec(self.options)
 
 
 class CalibratedCodec:

@@ -4,9 +4,11 @@
     hf://owner/name          a repository of the hub
     /a/folder, file:///...   a local folder
     s3://bucket/folder       a folder of a bucket, kept in a local cache
+    plugin:NAME              a codec of an installed package
     calibrated:cost_s=0.5    the fake codec of set cost
 
-Checkpoint files stand at the top of their place or in its `ckpts/`.
+A repository or folder is known by what is in it: LongCat by its published file names, which stand at the top or in
+`ckpts/`; a converted LongCat and the codecs of the transformers package by the `model_type` in `config.json`.
 """
 
 from __future__ import annotations
@@ -14,13 +16,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from codec.base import Codec, CodecError, CodecInfo, DecoderInfo, TokenDecoder
-from codec.calibrated import PREFIX, CalibratedCodec, calibrated_info, parse_options
+from codec.base import Codec, CodecError, CodecInfo, CodecLoader, DecoderInfo, TokenDecoder
+from codec.calibrated import PREFIX, CalibratedLoader, parse_options
+from codec.plugins import PREFIX as PLUGIN
+from codec.plugins import find_plugin
 from codec.sources import LocalFolder, Source
+
+if TYPE_CHECKING:
+    from codec.longcat.weights import DecoderWeights
 
 LONGCAT_REPOSITORY = "meituan-longcat/LongCat-Audio-Codec"
 
@@ -34,35 +41,44 @@ def load_codec(
 ) -> Codec:
     """The codec, its encoder loaded on `device`.
 
-    `precision` is float32, tf32, bfloat16 or float16, as far as the device offers it; the calibrated codec computes
-    nothing that either would change. `storage_options` are s3fs's, for an `s3://` folder. Raises `CodecError`
-    when the codec is unknown or denied or the device is missing, `CheckpointError` when its files are wrong,
-    `CodecUnavailableError` when their place does not answer now, `ValueError` on a precision or device not offered.
+    `precision` is float32, tf32, bfloat16 or float16, as far as the codec and the device offer it; the calibrated
+    codec computes nothing that either would change. `storage_options` are s3fs's, for an `s3://` folder. Raises
+    `CodecError` when the codec is unknown or denied, the device or a package is missing, `CheckpointError` when its
+    files are wrong, `CodecUnavailableError` when their place does not answer now, `ValueError` on a precision or device
+    not offered.
     """
-    if name_or_uri.startswith(PREFIX):
-        return CalibratedCodec(parse_options(name_or_uri))
-    from codec.longcat.checkpoint import open_checkpoint
-    from codec.longcat.model import LongCatCodec
-
-    checkpoint = open_checkpoint(_source(name_or_uri, storage_options or {}))
-    return LongCatCodec(checkpoint, device=device, precision=precision)
-
-
-def check_arithmetic(name_or_uri: str, *, device: str, precision: str) -> None:
-    """Raises `ValueError` where `load_codec` would, for a precision that such a device does not offer."""
-    if not name_or_uri.startswith(PREFIX):
-        from codec.longcat.precision import weights_dtype
-
-        weights_dtype(precision, torch.device(device))
+    return _find(name_or_uri, storage_options or {}).load(device=device, precision=precision)
 
 
 def codec_info(name_or_uri: str, *, storage_options: Mapping[str, Any] | None = None) -> CodecInfo:
     """What the codec is: its encoder's files are fetched and hashed, no weights are loaded. Raises as `load_codec`."""
-    if name_or_uri.startswith(PREFIX):
-        return calibrated_info(parse_options(name_or_uri))
-    from codec.longcat.checkpoint import open_checkpoint
+    return _find(name_or_uri, storage_options or {}).info()
 
-    return open_checkpoint(_source(name_or_uri, storage_options or {})).info()
+
+def check_arithmetic(name_or_uri: str, info: CodecInfo, *, device: str, precision: str) -> None:
+    """Raises `ValueError` where `load_codec` would, for a precision that such a device does not offer.
+
+    `info` is the codec's. A plugin's own word comes when it is loaded.
+    """
+    if name_or_uri.startswith((PREFIX, PLUGIN)):
+        return
+    kind = device.partition(":")[0]
+    from codec.longcat.precision import weights_dtype
+    from codec.transformers_codec import check_precision
+    from codec.transformers_families import FAMILIES
+
+    if info.name in FAMILIES:
+        check_precision(info.name, precision, kind)
+    else:
+        weights_dtype(precision, torch.device(kind))
+
+
+def _find(name_or_uri: str, storage_options: Mapping[str, Any]) -> CodecLoader:
+    if name_or_uri.startswith(PREFIX):
+        return CalibratedLoader(parse_options(name_or_uri))
+    if name_or_uri.startswith(PLUGIN):
+        return find_plugin(name_or_uri.removeprefix(PLUGIN))
+    return _find_files(source_of(name_or_uri, storage_options))
 
 
 def decoder_info(
@@ -77,11 +93,7 @@ def decoder_info(
     The one made for exactly so many, else the rate's largest. Raises `CodecError` when there is none, or as
     `load_codec`.
     """
-    if name_or_uri.startswith(PREFIX):
-        raise CodecError(f"{name_or_uri}: its ids are hashes, which hold no audio; decode tokens of a true codec")
-    from codec.longcat.checkpoint import open_for_decoding
-
-    checkpoint = open_for_decoding(_source(name_or_uri, storage_options or {}))
+    checkpoint = _for_decoding(name_or_uri, storage_options or {})
     try:
         return checkpoint.decoder_info(sample_rate_hz, num_acoustic_codebooks)
     except ValueError as error:
@@ -95,13 +107,47 @@ def load_decoder(
 
     Raises `CheckpointError` when the files are no longer those of `info`, or as `load_codec`.
     """
-    from codec.longcat.checkpoint import open_for_decoding
     from codec.longcat.decoding import LongCatTokenDecoder
 
-    return LongCatTokenDecoder(open_for_decoding(_source(name_or_uri, storage_options or {})), info, device=device)
+    return LongCatTokenDecoder(_for_decoding(name_or_uri, storage_options or {}), info, device=device)
 
 
-def _source(name_or_uri: str, storage_options: Mapping[str, Any]) -> Source:
+def _for_decoding(name_or_uri: str, storage_options: Mapping[str, Any]) -> DecoderWeights:
+    """A LongCat checkpoint, published or converted, of which the encoder is left where it is."""
+    from codec.longcat.checkpoint import CONFIG_FILE, ENCODER_FILE, open_for_decoding
+    from codec.longcat.converted import MODEL_TYPE, converted_in
+    from codec.transformers_codec import model_type_of
+
+    if name_or_uri.startswith(PREFIX):
+        raise CodecError(f"{name_or_uri}: its ids are hashes, which hold no audio; decode tokens of a true codec")
+    if name_or_uri.startswith(PLUGIN):
+        raise CodecError(f"{name_or_uri}: a codec of one's own is decoded from Python, by load_codec(...).decode")
+    source = source_of(name_or_uri, storage_options)
+    folder = source.fetch([CONFIG_FILE])
+    model_type = None if (folder / ENCODER_FILE).is_file() else model_type_of(folder / CONFIG_FILE)
+    if model_type == MODEL_TYPE:
+        return converted_in(source)
+    if model_type is not None:
+        raise CodecError(f"{name_or_uri} is a {model_type} codec: decode it from Python, by load_codec(...).decode")
+    return open_for_decoding(source)
+
+
+def _find_files(source: Source) -> CodecLoader:
+    from codec.longcat.checkpoint import CHECKPOINT_FILES, CONFIG_FILE, ENCODER_FILE, checkpoint_in
+    from codec.longcat.converted import MODEL_TYPE, converted_in
+    from codec.longcat.loader import LongCatLoader
+    from codec.transformers_codec import model_type_of, open_transformers
+
+    folder = source.fetch(CHECKPOINT_FILES)
+    if not (folder / ENCODER_FILE).is_file() and (model_type := model_type_of(folder / CONFIG_FILE)) is not None:
+        if model_type == MODEL_TYPE:
+            return LongCatLoader(converted_in(source))
+        return open_transformers(source, model_type)
+    return LongCatLoader(checkpoint_in(source, folder))
+
+
+def source_of(name_or_uri: str, storage_options: Mapping[str, Any]) -> Source:
+    """The place that a name or URI means. Raises `CodecError` when it means none."""
     if name_or_uri == "longcat":
         return _hub_repository(LONGCAT_REPOSITORY)
     scheme, separator, rest = name_or_uri.partition("://")
@@ -117,7 +163,7 @@ def _source(name_or_uri: str, storage_options: Mapping[str, Any]) -> Source:
     if not folder.is_dir():
         raise CodecError(
             f"found codec {name_or_uri!r}, which is no known name and no folder here; known: longcat, hf://owner/name, "
-            f"s3://bucket/folder, a local folder, {PREFIX}..."
+            f"s3://bucket/folder, a local folder, plugin:NAME, {PREFIX}..."
         )
     return LocalFolder(folder)
 

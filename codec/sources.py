@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -51,3 +52,12 @@ def folder_of(root: Path, names: Sequence[str]) -> Path:
         if (folder / names[0]).is_file():
             return folder
     return root
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256 (hex) over the lines `<name> <SHA-256>` of some files, in name order; each is read a block at a time."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: path.name):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

@@ -15,16 +15,17 @@ from typing import Any
 import torch
 
 from codec.base import Codec, CodecInfo, Tokens, computes_padding
-from codec.registry import check_arithmetic, codec_info, load_codec
+from codec.registry import codec_info, load_codec
 from jobs.executor import InlineExecutor
 from jobs.plan import PlanReport, plan
+from jobs.prepare import check_codec
 from jobs.replica import ReplicaSetup, checkpoint_options
 from jobs.terminal import duration
 from pipeline.admission import admit
 from pipeline.config import JobConfig, fingerprint, fingerprint_parts
 from pipeline.decoder import DecoderPool
 from pipeline.encoder import Encoder, Progress
-from pipeline.errors import ConfigError, RefusedError, ShardCancelledError
+from pipeline.errors import RefusedError, ShardCancelledError
 from pipeline.prefetch import prefetched
 from pipeline.ranges import RangeStream
 from pipeline.reader import read_samples
@@ -159,11 +160,8 @@ def num_replicas_for(deadline_s: float, one_replica_s: float, largest_shard_s: f
 
 def _setup(config: JobConfig) -> ReplicaSetup:
     device = InlineExecutor().pick_device(config.device)
-    try:
-        check_arithmetic(config.codec, device=device, precision=config.precision)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
     info = codec_info(config.codec, storage_options=checkpoint_options(config))
+    check_codec(config, info, device)
     return ReplicaSetup(config, fingerprint(fingerprint_parts(config, info, device)), device, info)
 
 

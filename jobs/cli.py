@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_redo(commands)
     _add_gc(commands)
     _add_bench(commands)
+    _add_convert(commands)
     _add_doctor(commands)
     return parser
 
@@ -150,7 +151,7 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
         help="shards: path or s3:// URI, glob, braces {000..127}, folder, or @list; may be repeated",
     )
     parser.add_argument("--output", metavar="URI", help="place of the token shards")
-    parser.add_argument("--codec", metavar="NAME_OR_URI", help="longcat, hf://owner/name, a folder, calibrated:...")
+    parser.add_argument("--codec", metavar="NAME_OR_URI", help="longcat, hf://owner/name, a folder, plugin:NAME, ...")
     parser.add_argument("--streams", type=_list, metavar="semantic,acoustic")
     parser.add_argument("--num-acoustic-codebooks", type=int, metavar="N", help="default: all")
     parser.add_argument("--format", choices=["parquet", "webdataset"])
@@ -421,6 +422,24 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("name", help="codec, padding, feed, pipeline, ...; a wrong one lists them all")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the one named; see `voxmill bench NAME --help`")
+
+
+def _add_convert(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        from jobs.convert import convert_checkpoint
+        from jobs.options import storage_settings
+        from pipeline.storage import store_options
+
+        source, (storage, _) = arguments.source, storage_settings()
+        options = store_options(source, storage) if source.startswith("s3://") else {}
+        _emit(convert_checkpoint(source, arguments.output, options), arguments.json)
+        return 0
+
+    parser = _command(commands, "convert", run, "turn LongCat's published files into a folder for transformers")
+    parser.epilog = "exit codes: 0 done, 1 the source or the disk failed on the way, 2 no such checkpoint, or refused"
+    parser.add_argument("source", help="longcat, hf://owner/name, a folder or s3:// URI with the published files")
+    parser.add_argument("output", help="a new folder")
+    parser.add_argument("--json", action="store_true")
 
 
 def _add_doctor(commands: Any) -> None:

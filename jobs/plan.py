@@ -10,6 +10,7 @@ from typing import Any
 import soundfile
 
 from codec.longcat.config import PUBLISHED
+from jobs.streams import check_streams
 from jobs.terminal import hours
 from pipeline.commit import list_commits
 from pipeline.config import JobConfig, ReadingConfig
@@ -109,15 +110,15 @@ def _sizes(config: JobConfig) -> tuple[float, int, bool]:
     remote = config.codec == "longcat" or config.codec.startswith(("hf://", "s3://"))
     if remote:
         frame_rate_hz = PUBLISHED.sample_rate_hz / PUBLISHED.frame_size
-        num_acoustic = PUBLISHED.acoustic.num_codebooks
+        num_acoustic, has_semantic = PUBLISHED.acoustic.num_codebooks, True
     else:
         from codec.registry import codec_info  # imports torch
 
         info = codec_info(config.codec)
         frame_rate_hz, num_acoustic = info.frame_rate_hz, len(info.acoustic_cardinalities)
+        has_semantic = info.semantic_cardinality > 0
+    check_streams(config, codec=config.codec, has_semantic=has_semantic, num_acoustic=num_acoustic)
     asked = config.num_acoustic_codebooks or num_acoustic
-    if asked > num_acoustic:
-        raise ConfigError(f"num_acoustic_codebooks is {asked}, codec {config.codec} has {num_acoustic}")
     return frame_rate_hz, asked * wants_acoustic, remote
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from codec.base import CodecInfo
 from codec.registry import check_arithmetic, codec_info
 from jobs.replica import ReplicaSetup, Setup, checkpoint_options
+from jobs.streams import check_streams
 from pipeline.commit import find_commit, find_standing, take_back
 from pipeline.config import CommonConfig, Device, JobConfig, fingerprint, fingerprint_parts
 from pipeline.errors import ConfigError, DataError, OtherJobError, RefusedError, UnsafeStoreError
@@ -79,7 +80,7 @@ def open_job(config: JobConfig, device: Device, *, stores: StoreAt | None = None
         raise ConfigError(f"no input shard is there; asked for: {_some(listing.missing or config.input)}")
     _check_apart(listing, place)
     info = codec_info(config.codec, storage_options=checkpoint_options(config))
-    _check_codec(config, info, device)
+    check_codec(config, info, device)
     parts = fingerprint_parts(config, info, device)
     setup = ReplicaSetup(config, fingerprint(parts), device, info)
     return claim_and_resume(place, store, setup, listing, job_record(config, parts, codec_record(info)))
@@ -111,23 +112,21 @@ def _check_apart(listing: Listing, place: OutputPlace) -> None:
         )
 
 
-def _check_codec(config: JobConfig, info: CodecInfo, device: Device) -> None:
+def check_codec(config: JobConfig, info: CodecInfo, device: Device) -> None:
+    """Raises `ConfigError` where the codec cannot do what the config asks."""
     try:
-        check_arithmetic(config.codec, device=device, precision=config.precision)
+        check_arithmetic(config.codec, info, device=device, precision=config.precision)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if config.batching.segment_s * info.sample_rate_hz < info.frame_size:
         raise ConfigError(f"batching.segment_s is {config.batching.segment_s}, less than one frame of {info.name}")
-    num_codebooks = len(info.acoustic_cardinalities)
-    if (config.num_acoustic_codebooks or 0) > num_codebooks:
-        raise ConfigError(
-            f"num_acoustic_codebooks is {config.num_acoustic_codebooks}, codec {info.name} has {num_codebooks}"
-        )
+    num_acoustic = len(info.acoustic_cardinalities)
+    check_streams(config, codec=info.name, has_semantic=info.semantic_cardinality > 0, num_acoustic=num_acoustic)
     if config.batching.segment_s > info.segment_s_max:
         raise ConfigError(
             f"batching.segment_s is {config.batching.segment_s}, codec {info.name} takes at most {info.segment_s_max}"
         )
-    if max(info.semantic_cardinality, *info.acoustic_cardinalities) > 1 << 16:
+    if max((info.semantic_cardinality, *info.acoustic_cardinalities)) > 1 << 16:
         raise ConfigError(f"codec {info.name} has a codebook of more than 65536 entries; token shards hold uint16")
 
 

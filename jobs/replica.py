@@ -7,6 +7,7 @@ that makes audio of them in `decode_setup.py`.
 from __future__ import annotations
 
 import platform
+import sys
 import threading
 import time
 import traceback
@@ -273,7 +274,8 @@ def checkpoint_options(config: CommonConfig) -> dict[str, Any]:
 
 def environment(setup: Setup) -> dict[str, str | int]:
     """What the last bits of tokens and audio may depend on."""
-    packages = ("voxmill", "torch", "numpy", "soundfile", "pyarrow")
+    packages = ["voxmill", "torch", "numpy", "soundfile", "pyarrow"]
+    packages += ["transformers"] if "transformers" in sys.modules else []  # only a codec of its imports it
     device = torch.cuda.get_device_name() if setup.device == "cuda" else platform.machine()
     return {
         "device": setup.device,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
-from math import prod
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,17 +13,20 @@ import torch
 from torch import nn
 
 from codec.base import CheckpointError, CodecInfo, DecoderInfo
-from codec.longcat.config import PUBLISHED, SEGMENT_S_MAX, LongCatConfig, read_config
+from codec.longcat.config import PUBLISHED, LongCatConfig, read_config
 from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.encoder import LongCatEncoder
 from codec.longcat.features import NUM_MELS, FeatureConstants, feature_constants
 from codec.longcat.layers import PublishedLayer, Shapes, Tensors
 from codec.longcat.tokens import choose_decoder
-from codec.sources import Source
+from codec.longcat.weights import decoder_info_of, info_of
+from codec.sources import Source, hash_files
 
 ENCODER_FILE = "LongCatAudioCodec_encoder.pt"
 CMVN_FILE = "LongCatAudioCodec_encoder_cmvn.npy"
 CONFIG_FILE = "config.json"
+CHECKPOINT_FILES = (ENCODER_FILE, CMVN_FILE, CONFIG_FILE)
+"""What an encoder needs; a config.json may be missing."""
 
 _FEATURES = "semantic_tokenizer.feature_extractor"
 FEATURE_CONSTANTS = {
@@ -64,19 +65,7 @@ class Checkpoint:
         The hash is over the lines `<name> <SHA-256>` of the encoder, its statistics and, where there is one,
         config.json, in name order.
         """
-        acoustic = self.config.acoustic
-        return CodecInfo(
-            name=self.config.codec,
-            checkpoint_hash=_hash_files(self._encoder_files()),
-            sample_rate_hz=self.config.sample_rate_hz,
-            frame_size=self.config.frame_size,
-            semantic_cardinality=self.config.semantic.cardinality,
-            acoustic_cardinalities=(acoustic.cardinality,) * acoustic.num_codebooks,
-            segment_s_max=SEGMENT_S_MAX,
-            decoder_sample_rates_hz=tuple(
-                sorted({decoder.sample_rate_hz for decoder in self.config.decoders.values()})
-            ),
-        )
+        return info_of(self.config, checkpoint_hash=hash_files(self._encoder_files()))
 
     def load_encoder(self) -> LongCatEncoder:
         """The encoder on the CPU, float32. Raises `CheckpointError` like `read_module`."""
@@ -114,6 +103,10 @@ class Checkpoint:
                 )
         return replace(derived, **held)
 
+    def has_decoder(self, name: str) -> bool:
+        """Whether the place has this decoder's file; it is fetched if so."""
+        return (self.source.fetch([decoder_file(name)]) / decoder_file(name)).is_file()
+
     def load_decoder(self, name: str) -> LongCatDecoder:
         """A decoder of the config on the CPU, float32; fetched now. Raises `CheckpointError` like `read_module`."""
         path = self._decoder_path(name)
@@ -125,15 +118,8 @@ class Checkpoint:
         Raises `ValueError` as `choose_decoder`, `CheckpointError` when the file is not there.
         """
         name = choose_decoder(self.config.decoders, sample_rate_hz, num_acoustic_codebooks)
-        decoder = self.config.decoders[name]
-        return DecoderInfo(
-            name=name,
-            file_hash=_hash_files([self._decoder_path(name), *self._config_files()]),
-            sample_rate_hz=decoder.sample_rate_hz,
-            frame_size=prod(decoder.rates),
-            semantic_cardinality=self.config.semantic.cardinality,
-            acoustic_cardinalities=(self.config.acoustic.cardinality,) * decoder.num_codebooks,
-        )
+        file_hash = hash_files([self._decoder_path(name), *self._config_files()])
+        return decoder_info_of(self.config, name, file_hash=file_hash)
 
     def _decoder_path(self, name: str) -> Path:
         path = self.source.fetch([decoder_file(name)]) / decoder_file(name)
@@ -156,7 +142,11 @@ def open_checkpoint(source: Source) -> Checkpoint:
 
     Raises `CheckpointError` when one of them is not there or the config is wrong, and what the source raises.
     """
-    folder = source.fetch([ENCODER_FILE, CMVN_FILE, CONFIG_FILE])
+    return checkpoint_in(source, source.fetch(CHECKPOINT_FILES))
+
+
+def checkpoint_in(source: Source, folder: Path) -> Checkpoint:
+    """The checkpoint whose encoder's files a source has fetched into a folder. Raises as `open_checkpoint`."""
     missing = [name for name in (ENCODER_FILE, CMVN_FILE) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
@@ -201,13 +191,13 @@ def read_module(build: Callable[[], _Module], path: Path, *, ignored: frozenset[
     with torch.device("meta"):
         module = build()
     tensors = {name: tensor for name, tensor in _read_tensors(path).items() if name not in ignored}
-    _raise_faults(path, _faults(tensors, published_shapes(module)))
+    raise_faults(path, faults_of(tensors, published_shapes(module)))
     state: dict[str, torch.Tensor] = {}
     for prefix, layer in module.named_modules():
         own: Tensors = {name: tensors[_join(prefix, name)] for name in _layer_shapes(layer)}
         if isinstance(layer, PublishedLayer):
             own = layer.from_published(own)
-            _raise_faults(path, (f"{prefix}: its {name} is not finite" for name in own if not _is_finite(own[name])))
+            raise_faults(path, (f"{prefix}: its {name} is not finite" for name in own if not _is_finite(own[name])))
         state |= {_join(prefix, name): tensor for name, tensor in own.items()}
     module.load_state_dict(state, strict=True, assign=True)
     return module.requires_grad_(False).eval()
@@ -229,7 +219,8 @@ def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
     return found
 
 
-def _faults(tensors: Tensors, shapes: Shapes) -> Iterator[str]:
+def faults_of(tensors: Tensors, shapes: Shapes) -> Iterator[str]:
+    """What is wrong with tensors that should be finite float32 of these shapes, one line each."""
     for name, shape in shapes.items():
         if name not in tensors:
             yield f"{name}: missing, expected {list(shape)}"
@@ -247,7 +238,8 @@ def _faults(tensors: Tensors, shapes: Shapes) -> Iterator[str]:
             yield f"{name}: unknown, found {list(tensor.shape)}"
 
 
-def _raise_faults(path: Path, faults: Iterator[str]) -> None:
+def raise_faults(path: Path, faults: Iterator[str]) -> None:
+    """Raises `CheckpointError` with the first of a file's faults, if there are any."""
     found = list(faults)
     if found:
         more = [f"and {len(found) - _FAULTS_SHOWN_MAX} more"] if len(found) > _FAULTS_SHOWN_MAX else []
@@ -278,11 +270,3 @@ def _layer_shapes(layer: nn.Module) -> Shapes:
 
 def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
-
-
-def _hash_files(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.name):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()

@@ -115,9 +115,14 @@ class LongCatConfig(_Sizes):
 
 
 def read_config(path: Path) -> LongCatConfig:
-    """The sizes in a `config.json`. Raises `CheckpointError` with every unknown, missing or wrong field by name."""
+    """The sizes in a `config.json`. Raises `CheckpointError` as `parse_config`."""
+    return parse_config(path.read_bytes(), path)
+
+
+def parse_config(content: bytes, path: Path) -> LongCatConfig:
+    """The sizes in JSON of a file. Raises `CheckpointError` with every unknown, missing or wrong field by name."""
     try:
-        return LongCatConfig.model_validate_json(path.read_bytes())
+        return LongCatConfig.model_validate_json(content)
     except ValidationError as error:
         faults = [
             f"{'.'.join(str(part) for part in fault['loc']) or 'the whole'}: {fault['msg']}"

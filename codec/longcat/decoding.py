@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from codec.arithmetic import arithmetic, check_device
 from codec.base import CheckpointError, CodecInfo, DecoderInfo, Tokens
-from codec.longcat.checkpoint import Checkpoint
 from codec.longcat.decoder import LongCatDecoder
-from codec.longcat.precision import arithmetic, check_device
-from codec.longcat.tokens import own_tokens
+from codec.longcat.weights import DecoderWeights
+from codec.tokens import own_tokens
 
 
 class LongCatTokenDecoder:
     """A `codec.base.TokenDecoder`, in float32. One thread at a time may compute (see `arithmetic`)."""
 
-    def __init__(self, checkpoint: Checkpoint, info: DecoderInfo, *, device: str = "cpu") -> None:
+    def __init__(self, checkpoint: DecoderWeights, info: DecoderInfo, *, device: str = "cpu") -> None:
         """Load the decoder that `info` tells of. Raises `CheckpointError` when its files are others by now."""
         found = checkpoint.decoder_info(info.sample_rate_hz, len(info.acoustic_cardinalities))
         if found != info:

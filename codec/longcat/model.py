@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import torch
 
+from codec.arithmetic import arithmetic, check_device
 from codec.base import CodecInfo, Tokens
 from codec.batch import PaddedBatch, check_streams, pad_batch, past_end_mask
-from codec.longcat.checkpoint import Checkpoint
 from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.decoding import run_decoder
 from codec.longcat.features import LogMel
-from codec.longcat.precision import arithmetic, check_device, check_near, narrow, weights_dtype
+from codec.longcat.precision import check_near, narrow, weights_dtype
 from codec.longcat.staging import Stager
 from codec.longcat.stream_decoder import StreamDecoder
 from codec.longcat.stream_encoder import StreamEncoder
 from codec.longcat.stream_semantic import SemanticWindow
 from codec.longcat.strips import StripEncoder
-from codec.longcat.tokens import choose_decoder, own_tokens
+from codec.longcat.tokens import choose_decoder
+from codec.longcat.weights import Weights
+from codec.tokens import own_tokens
 
 
 class LongCatCodec:
@@ -26,21 +28,24 @@ class LongCatCodec:
     Other precisions change the two encoders alone: features, codebook searches and decoding stay float32.
     They are first compared with float32 on a probe: kernels that compute something else are refused (`CodecError`).
     `encoder` is the module with the tensors of `checkpoint`'s encoder file, on `device`. One thread at a time may
-    compute (see `arithmetic`).
+    compute (see `arithmetic`). With `packed=False` nothing is derived from the weights, which may then change, or be of
+    another dtype already (`precision` float32 leaves them as they are).
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", precision: str = "float32") -> None:
+    def __init__(
+        self, checkpoint: Weights, *, device: str = "cpu", precision: str = "float32", packed: bool = True
+    ) -> None:
         self.device = check_device(device)
         asked_dtype = weights_dtype(precision, self.device)
-        self._dtype, self._tf32 = torch.float32, False
         self.checkpoint = checkpoint
         self._info = checkpoint.info()
         self._log_mel = LogMel(
             checkpoint.load_feature_constants(), sample_rate_hz=self._info.sample_rate_hz, device=self.device
         )
         self.encoder = checkpoint.load_encoder().to(self.device)
+        self._dtype, self._tf32 = self.encoder.semantic_tokenizer.model.subsampling.affine.weight.dtype, False
         self._decoders: dict[str, LongCatDecoder] = {}
-        is_packed = self.device.type == "cpu" and precision == "float32"
+        is_packed = packed and self.device.type == "cpu" and precision == "float32"
         self._strips = StripEncoder(self.encoder.encoder) if is_packed else None
         self._stager = Stager(self.device) if self.device.type == "cuda" else None
         if precision != "float32":

@@ -1,9 +1,8 @@
-"""The arithmetic of a codec: which precisions a device offers, and how they are set."""
+"""The precisions that a device offers the codec, and how its modules take them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -17,20 +16,6 @@ _WEIGHTS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.b
 
 _ERROR_MAX = 0.2
 """Root mean square, of float32's: bfloat16 was seen at 0.007 with trained-like weights, at 0.073 with random ones."""
-
-
-def check_device(device: str) -> torch.device:
-    """The device of that name. Raises `ValueError` on another kind, `CodecError` when this host has none."""
-    kind, _, index = device.partition(":")
-    if kind not in _ALLOWED or (index and not index.isdigit()):
-        raise ValueError(f"found device {device!r}; allowed: cpu, cuda, cuda:<number>")
-    num_gpus = torch.cuda.device_count()
-    if kind == "cuda" and int(index or 0) >= num_gpus:
-        raise CodecError(
-            f"device {device!r} is asked for but torch sees {num_gpus} CUDA devices here; "
-            "use device cpu, or a host, driver and torch build with CUDA"
-        )
-    return torch.device(device)
 
 
 def weights_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -64,18 +49,3 @@ def check_near(
                 f"(root mean square; allowed: {_ERROR_MAX}): its "
                 "kernels compute wrongly here; use float32, or another host"
             )
-
-
-@contextmanager
-def arithmetic(*, tf32: bool) -> Iterator[None]:
-    """Float32 products in full precision, or with tf32 inputs; deterministic kernels either way.
-
-    The switches are the process's: two codecs of different precision must not compute at the same time in it.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

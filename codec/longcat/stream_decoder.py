@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from codec.arithmetic import arithmetic
 from codec.base import CodecError, CodecInfo, Tokens
 from codec.framing import Delay
 from codec.longcat.decoder import LongCatDecoder
-from codec.longcat.precision import arithmetic
 from codec.longcat.reach import delay_of
 from codec.longcat.stream_layers import stage_of
-from codec.longcat.tokens import own_tokens
+from codec.tokens import own_tokens
 
 
 class StreamDecoder:

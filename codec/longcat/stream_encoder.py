@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from codec.arithmetic import arithmetic
 from codec.base import CodecError, CodecInfo, Tokens
 from codec.framing import padded_length
 from codec.longcat.encoder import LongCatEncoder
 from codec.longcat.features import LogMel
-from codec.longcat.precision import arithmetic
 from codec.longcat.reach import reach_of
 from codec.longcat.stream_layers import Stage, stage_of
 from codec.longcat.stream_semantic import SemanticStream, SemanticWindow

@@ -8,10 +8,10 @@ from functools import reduce
 
 import torch
 
+from codec.arithmetic import arithmetic
 from codec.base import CodecInfo
 from codec.framing import Reach
 from codec.longcat.features import LogMel
-from codec.longcat.precision import arithmetic
 from codec.longcat.semantic import SemanticEncoder
 from codec.longcat.stream_layers import Chain, Pointwise, Sliding
 

@@ -12,18 +12,22 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.nn import functional
 
+from codec.base import CodecError
 from codec.framing import padded_length
 from codec.longcat.checkpoint import ENCODER_FILE, Checkpoint
 from codec.longcat.config import LongCatConfig
 from codec.longcat.features import LogMel
 from codec.longcat.semantic import sinusoids
+from codec.longcat.weights import Weights
 from pipeline.types import Clip
 
 _DILATIONS = (1, 3, 9)
 
 
-def plain_encoder(checkpoint: Checkpoint, device: torch.device) -> PlainEncoder:
-    """Of a checkpoint, on a device, in float32."""
+def plain_encoder(checkpoint: Weights, device: torch.device) -> PlainEncoder:
+    """Of a checkpoint's published files, on a device, in float32. Raises `CodecError` on a converted one."""
+    if not isinstance(checkpoint, Checkpoint):
+        raise CodecError("the plain way reads the published files; give a --codec that has them")
     stored = torch.load(checkpoint.folder / ENCODER_FILE, map_location="cpu", weights_only=True, mmap=True)
     log_mel = LogMel(
         checkpoint.load_feature_constants(), sample_rate_hz=checkpoint.config.sample_rate_hz, device=device

@@ -33,7 +33,7 @@ def codec() -> LongCatCodec:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Streams take small steps: several threads would wait for each other most of the time."""
+    """Small models only lose by more threads, and on a busy machine wait for each of them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

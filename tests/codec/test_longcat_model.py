@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from codec.arithmetic import arithmetic
 from codec.base import CodecError, Tokens
 from codec.longcat.checkpoint import open_checkpoint
 from codec.longcat.config import PUBLISHED
 from codec.longcat.model import LongCatCodec
-from codec.longcat.precision import arithmetic
 from codec.longcat.tokens import choose_decoder
 from codec.sources import LocalFolder
 from tests.codec.golden import GOLDEN, Expected

@@ -18,6 +18,7 @@ from huggingface_hub import constants
 
 from codec.base import CodecError, CodecUnavailableError, Tokens
 from codec.registry import LONGCAT_REPOSITORY, codec_info, load_codec
+from tests.codec.small_models import save_small_model
 from tests.servers import free_port
 
 TOKEN = "hf_" + "secret" * 6
@@ -117,6 +118,14 @@ def test_a_repository_is_a_codec_and_a_decoder_is_fetched_when_needed(hub: FakeH
     hub.main = "d" * 40
     codec.decode(Tokens(torch.zeros(1, 1, dtype=torch.int64), None, torch.tensor([1])), 16000)
     assert set(hub.fetched) == {*encoder_files, DECODER}
+
+
+def test_a_repository_of_transformers_is_known_by_its_config(hub: FakeHub, tmp_path: Path) -> None:
+    folder = save_small_model(tmp_path / "dac", "dac")
+    hub.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.files |= {"pytorch_model.bin": b"a pickle", "modeling_dac.py": b"code", "README.md": b"not needed"}
+    assert codec_info(f"hf://{LONGCAT_REPOSITORY}") == codec_info(str(folder))
+    assert set(hub.fetched) == {"config.json", "model.safetensors"}
 
 
 def test_the_cache_serves_offline(hub: FakeHub, golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 from codec.base import CodecError, CodecUnavailableError, Tokens
 from codec.registry import codec_info, load_codec
 from codec.source_s3 import S3Folder
+from tests.codec.small_models import save_small_model
 from tests.servers import free_port
 
 FAILS_AT_ONCE = {"config_kwargs": {"retries": {"max_attempts": 0}, "connect_timeout": 1}}
@@ -45,6 +46,16 @@ def test_a_bucket_folder_is_a_codec_and_a_decoder_is_fetched_when_needed(
     assert cached(cache) == encoder_files
     codec.decode(Tokens(torch.zeros(1, 1, dtype=torch.int64), None, torch.tensor([1])), 16000)
     assert cached(cache) == sorted([*encoder_files, "LongCatAudioCodec_decoder_16k_4codebooks.pt"])
+
+
+def test_a_bucket_folder_of_transformers_is_known_by_its_config(bucket: str, cache: Path, tmp_path: Path) -> None:
+    folder = save_small_model(tmp_path / "dac", "dac")
+    store = fsspec.filesystem("s3", skip_instance_cache=True)
+    for path in folder.iterdir():
+        store.pipe_file(f"{bucket}/dac/{path.name}", path.read_bytes())
+    store.pipe_file(f"{bucket}/dac/pytorch_model.bin", b"a pickle")
+    assert codec_info(f"{bucket}/dac") == codec_info(str(folder))
+    assert cached(cache) == ["config.json", "model.safetensors"]
 
 
 def test_the_cache_is_used_while_the_store_holds_the_same(

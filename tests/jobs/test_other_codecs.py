@@ -1,0 +1,119 @@
+"""Whole runs with codecs that are not the published LongCat files, and `voxmill convert`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+
+from codec.calibrated import CalibratedLoader, CalibratedOptions
+from codec.registry import load_codec
+from tests.codec.small_models import save_small_model
+from tests.corpus import CLIPS, GOLDEN, put_shards, speech_shards, tokens_of
+from tests.jobs.test_cli import run, voxmill
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    return put_shards(str(tmp_path / "in"), speech_shards())
+
+
+def waveform_of(clip, rate_hz):
+    """A clip that is at the rate already."""
+    waveform, found_hz = soundfile.read(clip, dtype="float32")
+    assert found_hz == rate_hz
+    return torch.from_numpy(waveform)
+
+
+def test_a_codec_of_acoustic_tokens_alone_fills_a_run(tmp_path, inputs):
+    folder = save_small_model(tmp_path / "dac", "dac")
+    for command in ("run", "plan"):
+        flags = [f"--input={one}" for one in inputs] + [f"--output={tmp_path}/out", f"--codec={folder}"]
+        done = voxmill(command, *flags, *(["--executor=inline"] if command == "run" else []))
+        assert done.returncode == 2
+        assert "has no semantic tokens; use --streams acoustic" in done.stderr
+    assert not (tmp_path / "out" / "job.json").exists(), "what is refused claims no place"
+
+    done, report = run(tmp_path, inputs, "--streams=acoustic", codec=folder)
+    assert done.returncode == 0, done.stderr
+    assert report["num_committed"] == 3
+    table = pq.read_table(tmp_path / "out" / "tokens")
+    assert [name for name in table.column_names if name.startswith(("semantic", "acoustic"))] == [
+        f"acoustic_{k}" for k in range(4)
+    ]
+    codec = load_codec(str(folder))
+    rows = {row["key"]: row for row in table.to_pylist()}
+    assert rows.keys() == {clip.stem for clip in CLIPS}
+    for clip in CLIPS[:3]:
+        waveform = waveform_of(clip, codec.info.sample_rate_hz)
+        alone = codec.encode(waveform[None], torch.tensor([len(waveform)]), semantic=False).acoustic[0]
+        assert [rows[clip.stem][f"acoustic_{k}"] for k in range(4)] == alone.tolist()
+    (record, *_) = (json.loads(path.read_text()) for path in (tmp_path / "out" / "commits").iterdir())
+    assert record["environment"]["transformers"]
+    assert voxmill("verify", tmp_path / "out").returncode == 0
+
+
+def test_mimis_first_codebook_is_the_semantic_stream(tmp_path, inputs):
+    folder = save_small_model(tmp_path / "mimi", "mimi")
+    done, _ = run(tmp_path, inputs[:1], "--num-acoustic-codebooks=2", codec=folder)
+    assert done.returncode == 0, done.stderr
+    tokens = tokens_of(f"{tmp_path}/out")
+    assert len(tokens) == 4
+    assert all(len(acoustic) == 2 and len(semantic) == len(acoustic[0]) for semantic, acoustic in tokens.values())
+    assert voxmill("verify", tmp_path / "out").returncode == 0
+
+
+def test_a_plugin_of_semantic_tokens_alone_fills_a_run(tmp_path, inputs, monkeypatch):
+    @dataclass(frozen=True)
+    class SemanticAlone(CalibratedLoader):
+        def info(self):
+            return replace(super().info(), name="semantic-alone", acoustic_cardinalities=())
+
+        def load(self, *, device, precision):
+            codec = super().load(device=device, precision=precision)
+            codec._info = self.info()
+            return codec
+
+    monkeypatch.setattr("codec.registry.find_plugin", lambda name: SemanticAlone(CalibratedOptions()))
+    done, _ = run(tmp_path, inputs[:1], codec="plugin:it")
+    assert done.returncode == 2
+    assert "has no acoustic tokens; use --streams semantic" in done.stderr
+    done, _ = run(tmp_path, inputs[:1], "--streams=semantic", codec="plugin:it")
+    assert done.returncode == 0, done.stderr
+    assert "acoustic_0" not in pq.read_table(tmp_path / "out" / "tokens").column_names
+    assert voxmill("verify", tmp_path / "out").returncode == 0
+
+
+def test_a_precision_that_the_codec_has_not_is_refused(tmp_path, inputs):
+    folder = save_small_model(tmp_path / "dac", "dac")
+    done, _ = run(tmp_path, inputs, "--streams=acoustic", "--precision=bfloat16", codec=folder)
+    assert done.returncode == 2
+    assert "codec dac is computed there in float32" in done.stderr
+
+
+def test_a_converted_longcat_makes_the_same_tokens(tmp_path, inputs):
+    done = voxmill("convert", GOLDEN, tmp_path / "converted", "--json")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["decoders"]) == {"16k_4codebooks", "24k_2codebooks", "24k_4codebooks"}
+    tokens = []
+    for index, codec in enumerate((GOLDEN, tmp_path / "converted")):
+        done, _ = run(tmp_path / str(index), inputs[:1], codec=codec)
+        assert done.returncode == 0, done.stderr
+        tokens.append(tokens_of(f"{tmp_path}/{index}/out"))
+    assert tokens[0] == tokens[1]
+    assert len(tokens[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("/no/such/folder", "no known name and no folder"), ("calibrated:", "no known name and no folder")],
+)
+def test_what_is_no_checkpoint_is_not_converted(tmp_path, source, message):
+    done = voxmill("convert", source, tmp_path / "out")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
