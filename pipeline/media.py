@@ -106,7 +106,11 @@ class _Decoding:
 
     def frames(self) -> Iterator[av.AudioFrame]:
         """What is decoded, in order; raises `AudioRejectedError` where packets are missing or change their kind."""
-        for start_s, packet in self._packets():
+        packets = self._packets()
+        if self._track.codec.decoder == "vorbis" and (first := next(packets, None)) is not None:
+            # Only what overlaps with a packet before is audio (Vorbis I, 4.3.8); FFmpeg gives its other half too.
+            self._context.decode(av.Packet(first[1]))
+        for start_s, packet in packets:
             self._check_time(start_s)
             yield from self._count(self._context.decode(av.Packet(packet)))
         yield from self._count(self._context.decode(None))
@@ -139,13 +143,11 @@ class _Decoding:
         piece_bytes = _PCM_BYTES // step * step if step else 0
         starts_s = chain(track.starts_s, repeat(nan)) if track.starts_s is not None else repeat(nan)
         for offset, size, start_s in zip(track.offsets.tolist(), track.sizes.tolist(), starts_s, strict=False):
-            if step and size % step:
-                raise unreadable(f"a packet of PCM has {size} bytes, no multiple of {step}")
-            for at in range(0, size, piece_bytes or size or 1):
-                yield (
-                    (nan if at else start_s),
-                    self._audio[offset + at : offset + min(at + (piece_bytes or size), size)],
-                )
+            if not size or (step and size % step):
+                raise unreadable(f"a packet has {size} bytes; it must have some, of PCM a multiple of {step or 1}")
+            for at in range(0, size, piece_bytes or size):
+                end = min(at + piece_bytes, size) if piece_bytes else size
+                yield nan if at else start_s, self._audio[offset + at : offset + end]
 
     def _check_time(self, start_s: float) -> None:
         """A packet that is missing makes the next ones late by what it would have held."""

@@ -29,12 +29,14 @@ def table_packets(stbl: Box, codec: Codec) -> Packets:
     """The packets of a track's own tables; those of PCM are its chunks."""
     times = stbl.need(b"stts")
     counts, deltas = times.table(">u4,>u4", times.unpack("4xI")[0], 8).astype("i8,i8").view("i8").reshape(-1, 2).T
-    num_ticks = int(np.dot(counts, deltas))
     chunk_offsets = _chunk_offsets(stbl)
     chunk_samples = _chunk_samples(stbl.need(b"stsc"), len(chunk_offsets))
     fixed_size, num_samples = _sample_sizes(stbl)
     if not num_samples == chunk_samples.sum() == counts.sum():
         raise unreadable("its tables of sizes, chunks and times are of different numbers of samples")
+    if num_samples > len(stbl.audio):
+        raise truncated(f"its tables say {num_samples} samples, more than the file has bytes")
+    num_ticks = int(np.dot(counts, deltas))
     if codec.frame_bytes:
         if isinstance(fixed_size, int) and fixed_size not in (1, codec.frame_bytes):
             raise unreadable(f"its PCM samples are {fixed_size} bytes each, where {codec.frame_bytes} are due")
@@ -147,7 +149,7 @@ class Fragments:
             position, at = base + run.unpack("i", at)[0], at + 4
         at += 4 * bool(flags & _FIRST_FLAGS)
         fields = [bit for bit in (_DURATION, _SIZE, _FLAGS, _COMPOSITION) if flags & bit]
-        if not flags & _SIZE and size * num_samples > len(run.audio):
+        if not flags & _SIZE and max(size, 1) * num_samples > len(run.audio):
             raise truncated(f"a fragment says {num_samples} packets of {size} bytes, more than the file has")
         rows = run.table(">u4", num_samples * len(fields), at).reshape(num_samples, -1).astype(np.int64)
         sizes: NDArray[Any] = rows[:, fields.index(_SIZE)] if flags & _SIZE else np.full(num_samples, size, np.int64)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import av
 import numpy as np
@@ -46,21 +49,24 @@ def encoded(
 ) -> bytes:
     """A file of a waveform, float32 [C, T]."""
     muxer, codec = KINDS[kind]
-    file = io.BytesIO()
     layout = {1: "mono", 2: "stereo"}[len(waveform)]
-    with av.open(file, "w", format=muxer, options={"strict": "-2", "fflags": "+bitexact", **(options or {})}) as out:
-        out.metadata.update(metadata or {})
-        stream = out.add_stream(codec, rate=rate_hz, layout=layout)
-        assert isinstance(stream, av.AudioStream)
-        stream.bit_rate = 128_000
-        form = stream.codec_context.format.name
-        for at in range(0, waveform.shape[1], PIECE_SAMPLES):
-            piece = _as(form, waveform[:, at : at + PIECE_SAMPLES])
-            frame = av.AudioFrame.from_ndarray(piece, format=form, layout=layout)
-            frame.sample_rate, frame.pts = rate_hz, at
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    return file.getvalue()
+    # A path: to move the index to the front, FFmpeg opens the file again.
+    with tempfile.NamedTemporaryFile() as file:
+        with av.open(
+            file.name, "w", format=muxer, options={"strict": "-2", "fflags": "+bitexact", **(options or {})}
+        ) as out:
+            out.metadata.update(metadata or {})
+            stream = out.add_stream(codec, rate=rate_hz, layout=layout)
+            assert isinstance(stream, av.AudioStream)
+            stream.bit_rate = 128_000
+            form = stream.codec_context.format.name
+            for at in range(0, waveform.shape[1], PIECE_SAMPLES):
+                piece = _as(form, waveform[:, at : at + PIECE_SAMPLES])
+                frame = av.AudioFrame.from_ndarray(piece, format=form, layout=layout)
+                frame.sample_rate, frame.pts = rate_hz, at
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+        return Path(file.name).read_bytes()
 
 
 def _as(form: str, waveform: NDArray[np.float32]) -> NDArray[np.generic]:
@@ -147,12 +153,9 @@ def laced(packets: Sequence[bytes], lacing: int) -> bytes:
     head = bytes([len(packets) - 1])
     if lacing == 1:
         head += b"".join(b"\xff" * (size // 255) + bytes([size % 255]) for size in sizes[:-1])
-    elif lacing == 3:
+    elif lacing == 3 and len(sizes) > 1:
         head += (sizes[0] | 0x4000).to_bytes(2, "big")
-        head += b"".join(
-            (size - before + 0x1FFF | 0x4000).to_bytes(2, "big")
-            for before, size in zip(sizes[:-2], sizes[1:-1], strict=True)
-        )
+        head += b"".join((size - before + 0x1FFF | 0x4000).to_bytes(2, "big") for before, size in pairwise(sizes[:-1]))
     return head + b"".join(packets)
 
 
@@ -171,10 +174,17 @@ def ogg_packets(ogg: bytes) -> list[bytes]:
     return packets
 
 
-def xiph_private(headers: Sequence[bytes]) -> bytes:
-    """Vorbis' three headers as Matroska has them."""
-    sizes = b"".join(b"\xff" * (len(one) // 255) + bytes([len(one) % 255]) for one in headers[:-1])
-    return bytes([len(headers) - 1]) + sizes + b"".join(headers)
+def in_webm(audio: bytes) -> bytes:
+    """The packets of another file in a WebM file, as FFmpeg moves them."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(audio)) as source, av.open(file, "w", format="webm") as out:
+        (stream,) = source.streams.audio
+        target = out.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = target
+                out.mux(packet)
+    return file.getvalue()
 
 
 def with_box(audio: bytes, path: Sequence[bytes], change: Callable[[bytes], bytes]) -> bytes:
