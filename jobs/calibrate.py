@@ -25,6 +25,7 @@ from pipeline.config import JobConfig, fingerprint, fingerprint_parts
 from pipeline.decoder import DecoderPool
 from pipeline.encoder import Encoder, Progress
 from pipeline.errors import ConfigError, RefusedError, ShardCancelledError
+from pipeline.media_walk import HAS_MEDIA
 from pipeline.prefetch import prefetched
 from pipeline.ranges import RangeStream
 from pipeline.reader import read_samples
@@ -164,7 +165,8 @@ def _setup(config: JobConfig) -> ReplicaSetup:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     info = codec_info(config.codec, storage_options=checkpoint_options(config))
-    return ReplicaSetup(config, fingerprint(fingerprint_parts(config, info, device)), device, info)
+    parts = fingerprint_parts(config, info, device, has_media=HAS_MEDIA)
+    return ReplicaSetup(config, fingerprint(parts), device, info)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from pipeline.job import claim_job
 from pipeline.layout import OutputPlace, output_place
 from pipeline.manifest import Manifest, fold_commits
 from pipeline.manifest_rows import ManifestRow
+from pipeline.media_walk import HAS_MEDIA
 from pipeline.records import RECORD_BYTES_MAX, CodecRecord, FailureRecord, JobRecord
 from pipeline.shards import Listing, StoreAt, list_shards
 from pipeline.storage import Store, Stores, probe_put_if_absent
@@ -130,7 +131,7 @@ def _probe(config: JobConfig, store: Store) -> bool:
 
 def _claim(config: JobConfig, store: Store, place: OutputPlace, info: CodecInfo, device: Device) -> ReplicaSetup:
     """Write `job.json` if there is none; else check that it is of this job."""
-    parts = fingerprint_parts(config, info, device)
+    parts = fingerprint_parts(config, info, device, has_media=HAS_MEDIA)
     setup = ReplicaSetup(config, fingerprint(parts), device, info)
     record = JobRecord(
         voxmill_version=version("voxmill"),

@@ -21,8 +21,9 @@ from pipeline.commit import Committed
 from pipeline.config import FORMAT_VERSION, Device, JobConfig
 from pipeline.decoder import DecoderPool
 from pipeline.encoder import Encoder, Progress
-from pipeline.errors import FailureKind, failure_kind
+from pipeline.errors import FailureKind, RefusedError, failure_kind
 from pipeline.layout import OutputPlace
+from pipeline.media_walk import HAS_MEDIA
 from pipeline.storage import Stores, store_options
 from pipeline.types import Task
 from pipeline.worker import Workbench, process_shard
@@ -41,6 +42,8 @@ class ReplicaSetup:
     fingerprint: str
     device: Device
     info: CodecInfo
+    has_media: bool = HAS_MEDIA
+    """Whether PyAV is there where the setup was made: a host that differs would put other samples aside."""
 
     @property
     def num_acoustic_codebooks(self) -> int:
@@ -101,6 +104,7 @@ class Replica:
 
     def __init__(self, setup: ReplicaSetup) -> None:
         config = setup.config
+        _check_media(setup)
         steady_heap()
         torch.set_num_threads(config.cpu_threads)
         # Arrow's own pools keep what they once had: a peak with each row group that comes at a full moment.
@@ -184,6 +188,16 @@ def _load_codec(setup: ReplicaSetup) -> Codec:
     return codec
 
 
+def _check_media(setup: ReplicaSetup) -> None:
+    """Raises `RefusedError` where this host has the extra and the run's beginning had not, or the other way."""
+    if setup.has_media != HAS_MEDIA:
+        here, there = ("PyAV is", "was not") if HAS_MEDIA else ("PyAV is not", "was")
+        raise RefusedError(
+            f"{here} installed on {platform.node()}, and {there} where the run was started, so they would put other "
+            "samples aside; install voxmill[media] on all hosts or on none"
+        )
+
+
 def checkpoint_options(config: JobConfig) -> dict[str, Any]:
     """fsspec options for a checkpoint in object storage; none for other places."""
     return store_options(config.codec, config.storage) if config.codec.startswith("s3://") else {}
@@ -192,6 +206,11 @@ def checkpoint_options(config: JobConfig) -> dict[str, Any]:
 def _environment(setup: ReplicaSetup) -> dict[str, str | int]:
     """What the tokens' last bits may depend on."""
     packages = ("voxmill", "torch", "numpy", "soundfile", "pyarrow")
+    media: dict[str, str | int] = {}
+    if HAS_MEDIA:
+        import av
+
+        media = {"av": version("av"), "ffmpeg": av.ffmpeg_version_info}
     device = torch.cuda.get_device_name() if setup.device == "cuda" else platform.machine()
     return {
         "device": setup.device,
@@ -201,4 +220,5 @@ def _environment(setup: ReplicaSetup) -> dict[str, str | int]:
         "host": platform.node(),
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
+        **media,
     }

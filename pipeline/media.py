@@ -15,26 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clip_limits import AudioRejectedError, ClipLimits
-from pipeline.media_adts import adts_track
-from pipeline.media_matroska import matroska_track
-from pipeline.media_mp4 import mp4_track
 from pipeline.media_track import Codec, Container, Track, truncated, unreadable
+from pipeline.media_walk import HAS_MEDIA, walk
 from pipeline.mono import DecodedAudio, MonoWriter
 from pipeline.types import Pcm, RejectReason
 
-try:
+if HAS_MEDIA:
     import av
     from av.codec.codec import UnknownCodecError
-except ImportError:
-    HAS_MEDIA = False
-else:
-    HAS_MEDIA = True
 
-_WALKS: Final[dict[Container, Callable[[bytes], Track]]] = {
-    "ADTS": adts_track,
-    "MP4": mp4_track,
-    "Matroska": matroska_track,
-}
 _OPTIONS: Final = {
     # Any fault is an error, where FFmpeg would go on as well as it can.
     "err_detect": "crccheck+bitstream+buffer+explode",
@@ -47,11 +36,6 @@ _PCM_BYTES: Final = 1 << 16
 _SAMPLES_HELD_MAX: Final = 1 << 20
 """Of padding at the end, which is known as such only then; an Opus packet has at most 5,760."""
 _SCALES: Final = {"u8": (128, 1 / 128), "s16": (0, 1 / 32768), "s32": (0, 1 / 2147483648)}
-
-
-def walk(audio: bytes, container: Container) -> Track:
-    """The one audio track of such a file, as its container tells it; raises `AudioRejectedError`."""
-    return _WALKS[container](audio)
 
 
 def decode_media(

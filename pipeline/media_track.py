@@ -60,6 +60,14 @@ class Track:
     starts_s: NDArray[np.float64] | None = None
     time_step_s: float = 0.0
 
+    @property
+    def length_s(self) -> float:
+        """How long the audio is by what the container says: to a packet or so; 0 where it says nothing."""
+        end = self.declared if self.end is None else self.end
+        if end is None:
+            return float(np.nanmax(self.starts_s)) if self.starts_s is not None and len(self.starts_s) else 0.0
+        return max(end - self.start - self.discard, 0) / self.ticks_hz
+
 
 def media_container(audio: bytes) -> Container | None:
     """The container of a file that soundfile does not read and PyAV does, by its bytes alone; None for all others."""

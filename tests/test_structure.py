@@ -58,6 +58,7 @@ STAGES: tuple[frozenset[str], ...] = (
             "media_mp4_codecs",
             "media_mp4_tables",
             "media_mp4",
+            "media_walk",
             "media",
             "audio",
             "plain_wav",

@@ -17,6 +17,7 @@ from pipeline.clip_limits import AudioRejectedError, ClipLimits
 from pipeline.config import DecodingConfig
 from pipeline.decoder import DecoderPool
 from pipeline.media_track import media_container
+from pipeline.media_walk import walk
 from pipeline.mono import DecodedAudio
 from pipeline.types import Clip, Pcm, RejectReason, Sample
 from tests.media import KINDS, Webm, element, encoded, in_webm, ogg_packets, uint, with_box
@@ -425,6 +426,14 @@ def test_fragments_are_read_one_behind_the_other(kind: str, flags: str) -> None:
 
 def _fragment_starts(audio: bytes) -> list[int]:
     return [at - 4 for at in range(len(audio)) if audio.startswith(b"moof", at)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_length_is_told_without_decoding(kind: str) -> None:
+    audio = encoded(kind, waveform(), RATE_HZ)
+    container = media_container(audio)
+    assert container is not None
+    assert walk(audio, container).length_s == pytest.approx(NUM_SAMPLES / RATE_HZ, abs=0.06)
 
 
 def test_a_change_of_rate_or_channels_is_refused() -> None:
