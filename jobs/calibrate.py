@@ -26,6 +26,7 @@ from pipeline.config import JobConfig, fingerprint, fingerprint_parts
 from pipeline.decoder import DecoderPool
 from pipeline.encoder import Encoder, Progress
 from pipeline.errors import RefusedError, ShardCancelledError
+from pipeline.media_walk import HAS_MEDIA
 from pipeline.prefetch import prefetched
 from pipeline.ranges import RangeStream
 from pipeline.reader import read_samples
@@ -162,7 +163,8 @@ def _setup(config: JobConfig) -> ReplicaSetup:
     device = InlineExecutor().pick_device(config.device)
     info = codec_info(config.codec, storage_options=checkpoint_options(config))
     check_codec(config, info, device)
-    return ReplicaSetup(config, fingerprint(fingerprint_parts(config, info, device)), device, info)
+    parts = fingerprint_parts(config, info, device, has_media=HAS_MEDIA)
+    return ReplicaSetup(config, fingerprint(parts), device, info)
 
 
 @dataclass

@@ -86,6 +86,7 @@ def machine_checks(environ: Mapping[str, str]) -> Iterator[Check]:
     yield _torch_check(driver=Path("/proc/driver/nvidia/version").exists())
     yield compiler_check(environ.get("CXX", "g++"), Path(sysconfig.get_path("include"), "Python.h"))
     yield _audio_check()
+    yield media_check(_version("av"))
     yield hub_check(environ)
     yield ray_check(environ)
 
@@ -184,6 +185,13 @@ def audio_check(libsndfile: str, formats: Collection[str]) -> Check:
     status = Status.FAIL if {"WAV", "FLAC"} & set(missing) else Status.WARN
     remedy = "install libsndfile 1.1 or newer, or the soundfile wheel that has it; such clips would be rejected"
     return Check("audio", status, f"libsndfile {libsndfile} does not read {', '.join(missing)}", remedy)
+
+
+def media_check(pyav: str | None) -> Check:
+    """PyAV, which not all need."""
+    if pyav is not None:
+        return Check("media", Status.OK, f"PyAV {pyav}: M4A, AAC, WebM, Matroska")
+    return Check("media", Status.OK, "no PyAV: M4A, AAC, WebM and Matroska are rejects; pip install 'voxmill[media]'")
 
 
 def hub_check(environ: Mapping[str, str]) -> Check:

@@ -21,8 +21,11 @@ from typing import IO, Any
 import soundfile
 
 from jobs.pack_source import Entry, Source, dotted, has_audio_suffix, open_source
+from pipeline.clip_limits import AudioRejectedError
 from pipeline.config import check_uri
 from pipeline.errors import ConfigError, DataError, InfraError, RefusedError
+from pipeline.media_track import media_container
+from pipeline.media_walk import walk
 from pipeline.reader import AUDIO_EXTENSIONS
 from pipeline.storage import Store, join, normal_uri
 from pipeline.types import ObjectInfo
@@ -151,7 +154,18 @@ def _audio_fault(path: str) -> str | None:
         with soundfile.SoundFile(path) as audio:
             return None if len(audio.read(1)) else "is empty"
     except soundfile.LibsndfileError as error:
-        return f"is not readable: {error.error_string}"
+        return _media_fault(Path(path).read_bytes(), f"is not readable: {error.error_string}")
+
+
+def _media_fault(audio: bytes, otherwise: str) -> str | None:
+    """As `_audio_fault`, of a file that soundfile does not read, and PyAV may: its container alone is looked at."""
+    container = media_container(audio)
+    if container is None:
+        return otherwise
+    try:
+        return None if len(walk(audio, container).sizes) else "is empty"
+    except AudioRejectedError as error:
+        return f"is not readable: {error.detail}"
 
 
 @contextmanager

@@ -12,10 +12,13 @@ import soundfile
 from codec.longcat.config import PUBLISHED
 from jobs.streams import check_streams
 from jobs.terminal import hours
+from pipeline.clip_limits import AudioRejectedError
 from pipeline.commit import list_commits
 from pipeline.config import JobConfig, ReadingConfig
 from pipeline.errors import ConfigError, DataError
 from pipeline.layout import output_place
+from pipeline.media_track import media_container
+from pipeline.media_walk import walk
 from pipeline.reader import read_samples
 from pipeline.shards import list_shards
 from pipeline.storage import Stores
@@ -153,6 +156,14 @@ class _Head:
         self.read_exact(num_bytes)
 
 
+def _length_s(audio: bytes) -> float:
+    container = media_container(audio)
+    if container is not None:
+        return walk(audio, container).length_s
+    length_s: float = soundfile.info(io.BytesIO(audio)).duration
+    return length_s
+
+
 def _sample_shard(stores: Stores, shard: Shard, config: ReadingConfig) -> tuple[int, float, int]:
     """(clips, audio seconds, bytes) of the whole samples in the shard's first bytes."""
     num_bytes = min(SAMPLED_BYTES, shard.size_bytes)
@@ -162,8 +173,8 @@ def _sample_shard(stores: Stores, shard: Shard, config: ReadingConfig) -> tuple[
         for sample in read_samples(_Head(head), shard.size_bytes, config, ()):
             if isinstance(sample, Sample):
                 try:
-                    audio_s += soundfile.info(io.BytesIO(sample.audio)).duration
-                except soundfile.LibsndfileError:
+                    audio_s += _length_s(bytes(sample.audio))
+                except (soundfile.LibsndfileError, AudioRejectedError):
                     continue  # the run will reject it with its reason
                 num_clips += 1
                 used += len(sample.audio) + 1024  # its header and padding

@@ -20,6 +20,7 @@ from pipeline.job import claim_job
 from pipeline.layout import OutputPlace, output_place
 from pipeline.manifest import Manifest, fold_commits
 from pipeline.manifest_rows import ManifestRow
+from pipeline.media_walk import HAS_MEDIA
 from pipeline.records import RECORD_BYTES_MAX, CodecRecord, FailureRecord, JobRecord
 from pipeline.shards import Listing, StoreAt, list_shards
 from pipeline.storage import Store, Stores, probe_put_if_absent
@@ -81,7 +82,7 @@ def open_job(config: JobConfig, device: Device, *, stores: StoreAt | None = None
     _check_apart(listing, place)
     info = codec_info(config.codec, storage_options=checkpoint_options(config))
     check_codec(config, info, device)
-    parts = fingerprint_parts(config, info, device)
+    parts = fingerprint_parts(config, info, device, has_media=HAS_MEDIA)
     setup = ReplicaSetup(config, fingerprint(parts), device, info)
     return claim_and_resume(place, store, setup, listing, job_record(config, parts, codec_record(info)))
 

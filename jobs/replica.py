@@ -26,8 +26,9 @@ from pipeline.commit import Committed
 from pipeline.config import FORMAT_VERSION, CommonConfig, Device, JobConfig
 from pipeline.decoder import DecoderPool
 from pipeline.encoder import Encoder, Progress
-from pipeline.errors import FailureKind, failure_kind
+from pipeline.errors import FailureKind, RefusedError, failure_kind
 from pipeline.layout import OutputPlace
+from pipeline.media_walk import HAS_MEDIA
 from pipeline.storage import Stores, store_options
 from pipeline.types import Task
 from pipeline.worker import Workbench, process_shard
@@ -94,6 +95,8 @@ class ReplicaSetup:
     fingerprint: str
     device: Device
     info: CodecInfo
+    has_media: bool = HAS_MEDIA
+    """Whether PyAV is there where the setup was made: a host that differs would put other samples aside."""
 
     @property
     def num_acoustic_codebooks(self) -> int:
@@ -168,6 +171,7 @@ class _Encoding:
 
     def __init__(self, setup: ReplicaSetup) -> None:
         config = setup.config
+        _check_media(setup)
         self.decoder = DecoderPool(config.decoding, setup.info.sample_rate_hz)
         self.decoder.start()  # its processes import their libraries while the codec is loaded
         try:
@@ -267,11 +271,22 @@ def _load_codec(setup: ReplicaSetup) -> Codec:
     return codec
 
 
+def _check_media(setup: ReplicaSetup) -> None:
+    """Raises `RefusedError` where this host has the extra and the run's beginning had not, or the other way."""
+    if setup.has_media != HAS_MEDIA:
+        here, there = ("PyAV is", "was not") if HAS_MEDIA else ("PyAV is not", "was")
+        raise RefusedError(
+            f"{here} installed on {platform.node()}, and {there} where the run was started, so they would put other "
+            "samples aside; install voxmill[media] on all hosts or on none"
+        )
+
+
 def checkpoint_options(config: CommonConfig) -> dict[str, Any]:
     """fsspec options for a checkpoint in object storage; none for other places."""
     return store_options(config.codec, config.storage) if config.codec.startswith("s3://") else {}
 
 
+        _check_media(setup)
 def environment(setup: Setup) -> dict[str, str | int]:
     """What the last bits of tokens and audio may depend on."""
     packages = ["voxmill", "torch", "numpy", "soundfile", "pyarrow"]
@@ -284,4 +299,5 @@ def environment(setup: Setup) -> dict[str, str | int]:
         "host": platform.node(),
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
+        **media,
     }

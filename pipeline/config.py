@@ -22,7 +22,7 @@ from pipeline.errors import ConfigError
 FORMAT_VERSION = 1
 """Of the output place: raised when a reader of the old one could misread the new one."""
 
-TOKENS_VERSION = 4
+TOKENS_VERSION = 5
 """Of how tokens and rejects are made: raised when the same settings give others, so that no output mixes two."""
 
 TOKENS: dict[str, Any] = {"decides_tokens": True}
@@ -391,10 +391,11 @@ def _marked(group: BaseModel, prefix: str) -> list[tuple[str, Any]]:
     return found
 
 
-def fingerprint_parts(config: JobConfig, codec: CodecInfo, device: Device) -> dict[str, Any]:
+def fingerprint_parts(config: JobConfig, codec: CodecInfo, device: Device, *, has_media: bool) -> dict[str, Any]:
     """All that decides the tokens of a shard, by name.
 
-    The codec counts by what it is (its name and checkpoint's hash), not by the place it was loaded from.
+    The codec counts by what it is (its name and checkpoint's hash), not by the place it was loaded from. `has_media`
+    is whether the extra `[media]` is there: without it other samples are rejects.
     """
     parts = token_settings(config)
     del parts["codec"]
@@ -411,6 +412,7 @@ def fingerprint_parts(config: JobConfig, codec: CodecInfo, device: Device) -> di
             "codec.semantic_cardinality": codec.semantic_cardinality,
             "codec.acoustic_cardinalities": list(codec.acoustic_cardinalities),
             "device": device,
+            "has_media": has_media,
         }
     )
     return dict(sorted(parts.items()))

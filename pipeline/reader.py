@@ -18,9 +18,31 @@ from pipeline.tar import ByteStream, Member, MemberKind, printable, read_members
 from pipeline.types import Content, Reject, RejectReason, Sample
 
 AUDIO_EXTENSIONS: Final = frozenset(
-    {"aif", "aifc", "aiff", "au", "flac", "mp3", "nist", "oga", "ogg", "opus", "rf64", "snd", "sph", "wav", "wave"}
+    {
+        *(
+            "aif",
+            "aifc",
+            "aiff",
+            "au",
+            "flac",
+            "mp3",
+            "nist",
+            "oga",
+            "ogg",
+            "opus",
+            "rf64",
+            "snd",
+            "sph",
+            "wav",
+            "wave",
+        ),
+        *("aac", "m4a", "m4b", "mka", "weba", "webm"),
+    }
 )
-"""The last dotted part of a suffix that makes a member audio."""
+"""The last dotted part of a suffix that makes a member audio.
+
+Not so `mp4`, `mov` and `mkv`: beside the audio of many a sample stands its video. `reading.audio_suffix` names them.
+"""
 
 SIDECAR_BYTES_MAX: Final = 16 << 20
 """Of a sidecar that is carried over: it becomes one cell of a token shard."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import io
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from pipeline.config import DecodingConfig
 from pipeline.decoder import DecoderPool
 from pipeline.types import Clip, Reject, RejectReason, Sample
+from tests.media import KINDS as MEDIA_KINDS
+from tests.media import encoded
 
 RATE_HZ = 16_000
 KINDS = (
@@ -36,12 +39,32 @@ def _files() -> tuple[bytes, ...]:
     return tuple(map(_file, KINDS))
 
 
-@st.composite
-def damaged(draw: st.DrawFn) -> bytes:
+@cache
+def _media_files() -> tuple[bytes, ...]:
+    """Of the extra `[media]`; a fragmented one too."""
+    waveform = (0.3 * np.sin(np.arange(4_000) / [[7], [11]])).astype(np.float32)
+    plain = [encoded(kind, waveform, 48_000) for kind in MEDIA_KINDS]
+    options = {"movflags": "+empty_moov+delay_moov", "frag_duration": "30000"}
+    return (*plain, encoded("m4a-aac", waveform, 48_000, options))
+
+
+def damaged() -> st.SearchStrategy[bytes]:
     """A file with up to four places changed, most near its head; maybe cut."""
-    audio = bytearray(draw(st.sampled_from(_files())))
+    return _damaged(_files)
+
+
+def damaged_media() -> st.SearchStrategy[bytes]:
+    """The same of a file of the extra `[media]`."""
+    return _damaged(_media_files)
+
+
+@st.composite
+def _damaged(draw: st.DrawFn, files: Callable[[], tuple[bytes, ...]]) -> bytes:
+    audio = bytearray(draw(st.sampled_from(files())))
     for _ in range(draw(st.integers(0, 4))):
-        at = draw(st.integers(0, min(120, len(audio) - 1)) | st.integers(0, len(audio) - 1))
+        last = len(audio) - 1
+        head, tail = st.integers(0, min(120, last)), st.integers(max(last - 700, 0), last)  # an index may be at the end
+        at = draw(head | st.integers(0, last) | tail)
         new = draw(st.binary(min_size=1, max_size=4) | st.sampled_from([b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff"]))
         audio[at : at + len(new)] = new
     return bytes(audio[: draw(st.integers(0, len(audio)))] if draw(st.integers(0, 5)) == 5 else audio)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.clip_limits import AudioRejectedError
 from pipeline.containers import missing_part, with_sound_header
 from pipeline.containers_mp3 import is_mp3, walk_mp3, with_length
 from pipeline.errors import RefusedError
 from pipeline.layout import TOKEN_FOLDERS, OutputPlace, parse_commit_path, parse_token_path, token_path
+from pipeline.media_track import media_container
+from pipeline.media_walk import walk
 from pipeline.records import CommitRecord
 from tests.fuzz import audio, configs, decoding, inputs, records, tars
 from tests.fuzz.bounds import bounded
@@ -58,6 +62,21 @@ def containers(file: audio.File) -> None:
 @given(decoding.damaged())
 def sound(audio_file: bytes) -> None:
     COUNTS["sound " + decoding.check_audio(audio_file)] += 1
+
+
+@given(decoding.damaged_media())
+def media(audio_file: bytes) -> None:
+    """Packets of a damaged file lie in it, in a bounded number; what is decoded is a sound clip or a reject."""
+    container = media_container(audio_file)
+    told = "no container" if container is None else "refused"
+    with suppress(AudioRejectedError), bounded():
+        if container is not None:
+            track = walk(audio_file, container)
+            assert len(track.offsets) == len(track.sizes) <= len(audio_file)
+            assert (track.offsets >= 0).all()
+            assert (track.offsets + track.sizes <= len(audio_file)).all()
+            told = "walked"
+    COUNTS[f"media {told} {decoding.check_audio(audio_file)}"] += 1
 
 
 @given(records.contents)
@@ -112,5 +131,5 @@ def names(path: str, folder: str) -> None:
 
 Target = Callable[[], None]
 TARGETS: dict[str, Target] = {
-    target.__name__: target for target in (shards, config, listing, containers, sound, record, names)
+    target.__name__: target for target in (shards, config, listing, containers, sound, media, record, names)
 }

@@ -13,6 +13,7 @@ EXAMPLES = {
     "listing": 250,
     "containers": 400,
     "sound": 100,
+    "media": 150,
     "record": 200,
     "names": 200,
 }
@@ -24,6 +25,8 @@ SHARES_MIN = {
     "containers MP3": 0.02,
     "containers OGG": 0.02,
     "sound clip": 0.1,
+    "media walked clip": 0.1,
+    "media refused": 0.1,
     "record taken": 0.05,
     "names understood": 0.01,
 }

@@ -17,6 +17,7 @@ from jobs.doctor import (
     hub_check,
     lines,
     machine_checks,
+    media_check,
     memory_check,
     packages_check,
     place_checks,
@@ -112,6 +113,8 @@ def test_torch_compile_needs_a_compiler_and_pythons_headers(tmp_path: Path) -> N
 
 def test_audio_formats_that_are_not_read_are_named() -> None:
     everything = {"WAV", "FLAC", "OGG", "VORBIS", "OPUS", "MP3"}
+    assert media_check("18.1.0").found == "PyAV 18.1.0: M4A, AAC, WebM, Matroska"
+    assert "pip install 'voxmill[media]'" in media_check(None).found
     assert audio_check("1.2.2", everything).status is Status.OK
     assert audio_check("1.0.28", everything - {"MP3", "OPUS"}).found == "libsndfile 1.0.28 does not read OPUS, MP3"
     assert audio_check("1.0.28", everything - {"MP3", "OPUS"}).status is Status.WARN

@@ -22,6 +22,7 @@ from pipeline.ranges import RangeStream
 from pipeline.reader import AUDIO_EXTENSIONS, read_samples
 from pipeline.storage import Store, open_store
 from pipeline.types import Reject, Sample, Shard
+from tests.media import encoded
 
 HUMAN_SPEECH = Path(__file__).parents[1] / "data" / "pocketsphinx"
 
@@ -35,8 +36,17 @@ def packed(source: Path, output: Path, **options: Any) -> PackReport:
     return pack(str(source), str(output), **(defaults | options))
 
 
+MEDIA_KINDS = {
+    ".aac": "aac", ".m4a": "m4a-aac", ".m4b": "m4a-aac", ".mka": "mka-flac", ".weba": "webm-opus", ".webm": "webm-opus",
+}  # fmt: skip
+
+
 def write_audio(path: Path, num_audio_samples: int = 160, value: float = 0.1) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix in MEDIA_KINDS:
+        samples = np.full((1, num_audio_samples), value, np.float32)
+        path.write_bytes(encoded(MEDIA_KINDS[path.suffix], samples, 48000))
+        return path
     suffix = path.suffix[1:].upper()
     file_format = {"AIF": "AIFF", "AIFC": "AIFF", "OGA": "OGG", "SND": "AU", "SPH": "NIST", "WAVE": "WAV"}.get(
         suffix, suffix
@@ -265,17 +275,20 @@ def test_faulty_audio_is_named_before_anything_is_written(tmp_path: Path) -> Non
     write_audio(tmp_path / "silent.wav", num_audio_samples=0)
     (tmp_path / "text.wav").write_text("this is no audio")
     (tmp_path / "folder.wav").mkdir()
+    cut = write_audio(tmp_path / "cut.m4a", num_audio_samples=16000)
+    cut.write_bytes(cut.read_bytes()[:-40])
     write_audio(tmp_path / "odd.wav").rename(tmp_path / "odd.xyz")
-    names = ["good.wav", "silent.wav", "text.wav", "folder.wav", "odd.xyz", "missing.wav"]
+    names = ["good.wav", "silent.wav", "text.wav", "folder.wav", "cut.m4a", "odd.xyz", "missing.wav"]
     manifest = write_manifest(tmp_path / "m.jsonl", *({"audio_filepath": name} for name in names))
     with pytest.raises(DataError) as error:
         packed(manifest, tmp_path / "out")
     message = str(error.value)
-    assert message.startswith("5 of 6 audio files")
+    assert message.startswith("6 of 7 audio files")
     for name, fault in [
         ("silent.wav", "is empty"),
         ("text.wav", "is not readable: Format not recognised"),
         ("folder.wav", "is not a file"),
+        ("cut.m4a", "is not readable: its box 'moov'"),
         ("odd.xyz", "has an ending"),
         ("missing.wav", "is missing"),
     ]:
@@ -386,7 +399,7 @@ def test_wrong_arguments_are_refused(
 
 def test_a_folder_without_audio_is_an_error_not_an_empty_pack(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(DataError, match=r"no audio files among 1 others; looked for \.aif"):
+    with pytest.raises(DataError, match=r"no audio files among 1 others; looked for \.aac, \.aif"):
         packed(tmp_path, tmp_path / "out")
     with pytest.raises(DataError, match="has no lines"):
         packed(write_manifest(tmp_path / "m.jsonl", ""), tmp_path / "out")

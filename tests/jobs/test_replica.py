@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ import pipeline.storage
 from codec.base import CheckpointError
 from codec.registry import codec_info, load_codec
 from jobs.executor import Ended, InlineExecutor
-from jobs.replica import Failure, Replica, ReplicaSetup
+from jobs.replica import Failure, Replica, ReplicaSetup, _environment
 from jobs.run import run_job
 from pipeline.config import load_config
 from pipeline.decoder import DecoderPool
+from pipeline.errors import RefusedError
 from pipeline.records import FailureRecord, InputRecord
 from pipeline.types import Shard, Task
 from tests.corpus import put_shards, speech_shards
@@ -125,6 +128,21 @@ def test_a_replica_whose_codec_cannot_be_loaded_leaves_no_decoding_process(monke
         Replica(ReplicaSetup(config, "0" * 64, "cpu", codec_info("calibrated:frame_size=480")))
     assert pools[0]._nursery.is_closed
     assert pools[0]._nursery._zygote is None
+
+
+def test_a_host_that_differs_in_what_it_can_read_does_no_shard() -> None:
+    config = load_config({"input": "/in/a.tar", "output": "/out", "codec": "calibrated:"})
+    setup = ReplicaSetup(config, "0" * 64, "cpu", codec_info("calibrated:"))
+    assert setup.has_media
+    with pytest.raises(RefusedError, match=r"install voxmill\[media\] on all hosts or on none"):
+        Replica(replace(setup, has_media=False))
+
+
+def test_the_decoders_of_media_files_are_recorded() -> None:
+    config = load_config({"input": "/in/a.tar", "output": "/out", "codec": "calibrated:"})
+    environment = _environment(ReplicaSetup(config, "0" * 64, "cpu", codec_info("calibrated:")))
+    assert environment["av"] == version("av")
+    assert str(environment["ffmpeg"])[0].isdigit()
 
 
 def test_a_failure_of_any_words_makes_a_record_that_is_read_again() -> None:
