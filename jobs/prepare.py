@@ -104,11 +104,7 @@ def _check_codec(config: JobConfig, info: CodecInfo, device: Device) -> None:
         raise ConfigError(str(error)) from None
     if config.batching.segment_s * info.sample_rate_hz < info.frame_size:
         raise ConfigError(f"batching.segment_s is {config.batching.segment_s}, less than one frame of {info.name}")
-    num_codebooks = len(info.acoustic_cardinalities)
-    if (config.num_acoustic_codebooks or 0) > num_codebooks:
-        raise ConfigError(
-            f"num_acoustic_codebooks is {config.num_acoustic_codebooks}, codec {info.name} has {num_codebooks}"
-        )
+    config.check_codebooks(info.name, len(info.acoustic_cardinalities), tells_residuals=info.tells_residuals)
     if config.batching.segment_s > info.segment_s_max:
         raise ConfigError(
             f"batching.segment_s is {config.batching.segment_s}, codec {info.name} takes at most {info.segment_s_max}"

@@ -44,10 +44,8 @@ class ReplicaSetup:
 
     @property
     def num_acoustic_codebooks(self) -> int:
-        """How many acoustic codebooks are computed and stored."""
-        if "acoustic" not in self.config.streams:
-            return 0
-        return self.config.num_acoustic_codebooks or len(self.info.acoustic_cardinalities)
+        """How many acoustic codebooks are computed, and stored unless fewer suffice."""
+        return self.config.num_codebooks_max(len(self.info.acoustic_cardinalities))
 
     @property
     def token_format(self) -> TokenFormat:
@@ -55,6 +53,7 @@ class ReplicaSetup:
         return TokenFormat(
             semantic="semantic" in self.config.streams,
             num_acoustic_codebooks=self.num_acoustic_codebooks,
+            adaptive=self.config.auto_codebooks is not None,
             carry=self.config.carry,
             metadata={
                 "voxmill.format_version": str(FORMAT_VERSION),
@@ -116,6 +115,7 @@ class Replica:
                 codec=_load_codec(setup),
                 semantic="semantic" in config.streams,
                 num_acoustic_codebooks=setup.num_acoustic_codebooks,
+                auto_codebooks=config.auto_codebooks,
                 clock=time.monotonic,
             )
             self._decoder.wait_ready()

@@ -9,7 +9,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 from typing import IO, Any
 
@@ -40,6 +40,7 @@ class TokenRules:
     frame_size: int
     semantic_cardinality: int
     acoustic_cardinalities: tuple[int, ...]
+    adaptive: bool
 
     @classmethod
     def of(cls, job: JobRecord, uri: str) -> TokenRules:
@@ -55,6 +56,7 @@ class TokenRules:
             frame_size=parts["codec.frame_size"],
             semantic_cardinality=parts["codec.semantic_cardinality"],
             acoustic_cardinalities=tuple(parts["codec.acoustic_cardinalities"][: parts["num_acoustic_codebooks"]]),
+            adaptive="acoustic_residual_max" in parts,
         )
 
     @property
@@ -67,19 +69,31 @@ class TokenRules:
                 carry=self.carry,
                 metadata={},
                 writing=WritingConfig(),
+                adaptive=self.adaptive,
             )
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row of any format; `ids` by stream: uint16 [K, F]."""
+    """One row of any format; `ids` by stream: uint16 [K, F], K as the row says where clips choose their codebooks."""
 
     key: str
     num_frames: int
     num_audio_samples: int
     segments: list[dict[str, int]]
     ids: dict[str, NDArray[np.uint16]]
+
+
+@dataclass
+class _Found:
+    """What the rows of a shard came to, to be compared with the counts of its commit."""
+
+    faults: list[str] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    num_frames: int = 0
+    num_audio_samples: int = 0
+    num_frames_by_codebooks: Counter[int] = field(default_factory=Counter)
 
 
 def check_shard(
@@ -140,12 +154,13 @@ def _check_contents(files: dict[str, IO[bytes]], rules: TokenRules, record: Comm
         else:
             rows = _tar_rows({stream: files[stream] for stream in rules.streams}, rules)
         rejects = _count_rejects(files["rejects"]) if "rejects" in files else {}
-        faults, num_rows, num_frames, num_audio_samples = _check_rows(rows, rules)
+        rows_found = _check_rows(rows, rules)
     except (pa.ArrowException, tarfile.TarError, OSError, ValueError, KeyError) as error:
         yield f"cannot be read as token shard: {type(error).__name__}: {error}"
         return
-    yield from faults
-    found = {"num_rows": num_rows, "num_frames": num_frames, "num_audio_samples": num_audio_samples}
+    yield from rows_found.faults
+    num_rows, num_audio_samples = len(rows_found.keys), rows_found.num_audio_samples
+    found = {"num_rows": num_rows, "num_frames": rows_found.num_frames, "num_audio_samples": num_audio_samples}
     num_rejected = sum(rejects.values())
     found |= {"num_rejected": num_rejected, "num_samples": num_rows + num_rejected}
     for name, value in found.items():
@@ -153,6 +168,9 @@ def _check_contents(files: dict[str, IO[bytes]], rules: TokenRules, record: Comm
             yield f"{name} is {value}, its commit says {getattr(counts, name)}"
     if rejects != counts.rejects:
         yield f"rejects by reason are {rejects}, its commit says {counts.rejects}"
+    if rows_found.num_frames_by_codebooks != counts.num_frames_by_codebooks:
+        by_codebooks = dict(sorted(rows_found.num_frames_by_codebooks.items()))
+        yield f"frames by codebooks are {by_codebooks}, its commit says {counts.num_frames_by_codebooks}"
     if abs(counts.audio_s - num_audio_samples / rules.sample_rate_hz) > 1e-3:
         yield f"audio_s is {num_audio_samples / rules.sample_rate_hz}, its commit says {counts.audio_s}"
 
@@ -164,18 +182,18 @@ def _count_rejects(file: IO[bytes]) -> dict[str, int]:
     return dict(sorted(Counter(table["reason"].to_pylist()).items()))
 
 
-def _check_rows(rows: Iterable[_Row], rules: TokenRules) -> tuple[list[str], int, int, int]:
-    faults: list[str] = []
-    keys: set[str] = set()
-    num_frames = num_audio_samples = 0
+def _check_rows(rows: Iterable[_Row], rules: TokenRules) -> _Found:
+    found = _Found()
     for row in rows:
-        if row.key in keys:
-            faults.append(f"key {row.key!r} stands twice")
-        keys.add(row.key)
-        num_frames += row.num_frames
-        num_audio_samples += row.num_audio_samples
-        faults += [f"key {row.key!r}: {fault}" for fault in _check_row(row, rules)]
-    return faults, len(keys), num_frames, num_audio_samples
+        if row.key in found.keys:
+            found.faults.append(f"key {row.key!r} stands twice")
+        found.keys.add(row.key)
+        found.num_frames += row.num_frames
+        found.num_audio_samples += row.num_audio_samples
+        if rules.adaptive:
+            found.num_frames_by_codebooks[len(row.ids["acoustic"])] += row.num_frames
+        found.faults += [f"key {row.key!r}: {fault}" for fault in _check_row(row, rules)]
+    return found
 
 
 def _check_row(row: _Row, rules: TokenRules) -> Iterator[str]:
@@ -192,6 +210,8 @@ def _check_row(row: _Row, rules: TokenRules) -> Iterator[str]:
     limits = {"semantic": (rules.semantic_cardinality,), "acoustic": rules.acoustic_cardinalities}
     for stream in rules.streams:
         ids, cardinalities = row.ids[stream], limits[stream]
+        if stream == "acoustic" and rules.adaptive:
+            cardinalities = cardinalities[: len(ids)]
         if ids.shape != (len(cardinalities), row.num_frames):
             yield f"{stream} ids have shape {ids.shape}, expected {(len(cardinalities), row.num_frames)}"
         elif (ids >= np.asarray(cardinalities)[:, None]).any():
@@ -209,17 +229,30 @@ def _parquet_rows(file: IO[bytes], rules: TokenRules) -> Iterator[_Row]:
         "semantic": ["semantic"],
         "acoustic": [f"acoustic_{k}" for k in range(len(rules.acoustic_cardinalities))],
     }
+    numbers = ["key", "num_frames", "num_audio_samples", "segments"]
+    numbers += ["num_acoustic_codebooks"] if rules.adaptive else []
     for batch in parquet.iter_batches(batch_size=256, use_threads=False):
-        fixed = batch.select(["key", "num_frames", "num_audio_samples", "segments"]).to_pylist()
+        fixed = batch.select(numbers).to_pylist()
         for index, row in enumerate(fixed):
             if row["segments"] is None:
                 raise ValueError(f"key {row['key']!r} has no segments")
-            ids = {stream: _stack([batch[name][index] for name in columns[stream]]) for stream in rules.streams}
-            yield _Row(**row, ids=ids)
+            found = {stream: [batch[name][index] for name in columns[stream]] for stream in rules.streams}
+            if rules.adaptive:
+                found["acoustic"] = _chosen(found["acoustic"], row.pop("num_acoustic_codebooks"), row["key"])
+            yield _Row(**row, ids={stream: _stack(scalars) for stream, scalars in found.items()})
 
 
 def _lines(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
+def _chosen(columns: list[Any], num_codebooks: int, key: str) -> list[Any]:
+    """The columns that an adaptive row has ids in: the first ones, as many as it says. Raises `ValueError`."""
+    filled = [scalar.is_valid for scalar in columns]
+    if not 1 <= num_codebooks <= len(columns) or filled != [k < num_codebooks for k in range(len(columns))]:
+        held = [k for k, has_ids in enumerate(filled) if has_ids]
+        raise ValueError(f"key {key!r} says that it has {num_codebooks} acoustic codebooks, and has ids in {held}")
+    return columns[:num_codebooks]
 
 
 def _stack(columns: list[Any]) -> NDArray[np.uint16]:
@@ -261,12 +294,22 @@ def _tar_samples(
                 raise ValueError(f"the numbers beside {member.name!r} are of another key or job")
             if ids.dtype != np.uint16:
                 raise ValueError(f"{member.name!r} holds {ids.dtype}, expected uint16")
+            if rules.adaptive and stream == "acoustic":
+                _check_chosen(ids, numbers["num_acoustic_codebooks"], rules, member.name)
             yield numbers, np.atleast_2d(ids)
             carried = {f"{key}.{'source.json' if name == 'json' else name}" for name in rules.carry}
             member = next(members, None)
             while member is not None and member.name in carried:
                 carried.remove(member.name)
                 member = next(members, None)
+
+
+def _check_chosen(ids: NDArray[np.uint16], num_codebooks: int, rules: TokenRules, name: str) -> None:
+    most = len(rules.acoustic_cardinalities)
+    if num_codebooks not in range(1, most + 1) or ids.ndim != 2 or len(ids) != num_codebooks:
+        raise ValueError(
+            f"{name!r} has shape {ids.shape}; its numbers say {num_codebooks} acoustic codebooks, of {most} at most"
+        )
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes:

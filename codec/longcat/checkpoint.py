@@ -74,6 +74,7 @@ class Checkpoint:
             decoder_sample_rates_hz=tuple(
                 sorted({decoder.sample_rate_hz for decoder in self.config.decoders.values()})
             ),
+            tells_residuals=True,
         )
 
     def load_encoder(self) -> LongCatEncoder:
