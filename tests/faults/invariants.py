@@ -137,9 +137,8 @@ def _row(name: str, numbers: Mapping, semantic: list[int], acoustic: list) -> _R
     """A row, of its acoustic codebooks those that it says it has."""
     num_codebooks = numbers.get("num_acoustic_codebooks")
     if num_codebooks is not None:
-        held = [ids is not None for ids in acoustic]
-        wanted = [k < max(1, num_codebooks) for k in range(len(held))]
-        assert held == wanted, (
+        held = [k for k, ids in enumerate(acoustic) if ids is not None]
+        assert held == list(range(num_codebooks)) != [], (
             f"I6: {name}: {numbers['key']} says {num_codebooks} acoustic codebooks, and has ids in {held}"
         )
         acoustic = acoustic[:num_codebooks]
