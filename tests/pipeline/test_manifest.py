@@ -37,6 +37,7 @@ def row_of(shard_id: str, number: int, fingerprint: str = OWN) -> ManifestRow:
         num_audio_samples=960 * number,
         audio_s=number / 4,
         carried={"txt": number} if number else {},
+        num_frames_by_codebooks={1: number, 12: 3} if number % 3 else {},
     )
     objects = [ObjectRecord(path=f"tokens/{shard_id}.{number}.{n}", num_bytes=n, sha256="a") for n in range(number % 3)]
     record = CommitRecord(
