@@ -251,7 +251,7 @@ def _checked(table: pa.Table) -> pa.Table:
     if not pc.all(pc.is_finite(table["audio_s"])).as_py() or (pc.min(table["term"]).as_py() or 0) < 0:
         raise ValueError("a number that no commit has")
     numbers = pc.struct_field(pc.list_flatten(table["num_frames_by_codebooks"]), "name")
-    if not pc.all(pc.match_substring_regex(numbers, "^[1-9][0-9]{0,4}$")).as_py():
+    if not pc.all(pc.match_substring_regex(numbers, "^[1-9][0-9]{0,4}$"), min_count=0).as_py():
         raise ValueError("a number of codebooks that is none")
     return table.replace_schema_metadata(None)
 
