@@ -27,7 +27,8 @@ class CodecInfo:
 
     `checkpoint_hash` is the SHA-256 (hex) over the encoder's checkpoint files in name order.
     `semantic_cardinality` is 0 where a codec has no semantic stream; `acoustic_cardinalities` has one entry per
-    acoustic codebook, coarse to fine.
+    acoustic codebook, coarse to fine; they are nested: the first k of a clip are the same however many are computed.
+    `tells_residuals` says whether the codec is a `ResidualCodec`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class CodecInfo:
     acoustic_cardinalities: tuple[int, ...]
     segment_s_max: float
     decoder_sample_rates_hz: tuple[int, ...] = ()
+    tells_residuals: bool = False
 
     @property
     def frame_rate_hz(self) -> float:
@@ -158,5 +160,21 @@ class CodecLoader(Protocol):
 
         `device` is cpu, cuda or cuda:N; `precision` float32, tf32, bfloat16 or float16. Raises `CodecError`, and
         `ValueError` on a precision that the device does not offer.
+        """
+        ...
+
+
+@runtime_checkable
+class ResidualCodec(Codec, Protocol):
+    """A codec that can tell what its acoustic codebooks leave of a clip; its info says `tells_residuals`."""
+
+    def encode_with_residuals(
+        self, waveforms: torch.Tensor, lengths: torch.Tensor, *, semantic: bool = True
+    ) -> tuple[Tokens, torch.Tensor]:
+        """The tokens that `encode` gives with all acoustic codebooks, and energies float64 [B, 1 + K] on the CPU.
+
+        Column 0 is the energy (the sum of squares) of each clip's acoustic latents, column k what the first k codebooks
+        leave of it. Summed in float64 over the clip's own frames, never over padding, so that those of a clip's
+        segments add up. Raises as `encode` does.
         """
         ...

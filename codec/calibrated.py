@@ -2,6 +2,8 @@
 
 Its ids are a hash of a frame's samples rounded to 16 bits: known beforehand, the same in any batch, and other ids for
 other audio. With `ids=zero` all are 0 and no sample is looked at, so that a run shows what is around a codec alone.
+Its "latents" are the samples, of which each acoustic codebook takes the next three bits from the top: of loud clips a
+smaller share is left than of quiet ones, and silence has no energy at all.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ _SEGMENT_S_MAX = 30.0
 _SEMANTIC_CARDINALITY = 8192
 _ACOUSTIC_CARDINALITY = 8100
 _HASH_VERSION = 1
+_BITS_A_CODEBOOK = 3
 
 
 class CalibratedOptions(BaseModel):
@@ -78,7 +81,10 @@ class CalibratedLoader:
 
 
 class CalibratedCodec:
-    """A `codec.base.Codec` that costs what it is told and cannot decode."""
+    """A `codec.base.Codec` that costs what it is told and cannot decode.
+
+    A `ResidualCodec` too, but with `ids=zero`, where `encode_with_residuals` raises `CodecError`.
+    """
 
     def __init__(self, options: CalibratedOptions) -> None:
         self._options = options
@@ -122,6 +128,18 @@ class CalibratedCodec:
             num_frames=batch.num_frames,
         )
 
+    def encode_with_residuals(
+        self, waveforms: torch.Tensor, lengths: torch.Tensor, *, semantic: bool = True
+    ) -> tuple[Tokens, torch.Tensor]:
+        """Tokens with all acoustic codebooks, and what each of them leaves, as `codec.base.ResidualCodec` says."""
+        if not self._info.tells_residuals:
+            raise CodecError(
+                "the calibrated codec with ids=zero looks at no sample; leave ids away to choose codebooks"
+            )
+        tokens = self.encode(waveforms, lengths, semantic=semantic)
+        batch = pad_batch(waveforms, lengths, info=self._info)
+        return tokens, _residual_energies(batch.waveforms.numpy(), self._options.codebooks)
+
     def _zeros(self, frames: torch.Tensor, num_frames_max: int, semantic: bool, num_codebooks: int) -> Tokens:
         zeros = torch.zeros(1 + num_codebooks, len(frames), num_frames_max, dtype=torch.int64)
         return Tokens(
@@ -161,16 +179,34 @@ def calibrated_info(options: CalibratedOptions) -> CodecInfo:
         semantic_cardinality=_SEMANTIC_CARDINALITY,
         acoustic_cardinalities=(_ACOUSTIC_CARDINALITY,) * options.codebooks,
         segment_s_max=_SEGMENT_S_MAX,
+        tells_residuals=options.ids == "hash",
     )
+
+
+def _rounded(waveforms: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The samples rounded to 16 bits."""
+    samples: NDArray[np.int64] = np.rint(np.clip(waveforms, -1.0, 1.0) * 32767.0).astype(np.int64)
+    return samples
 
 
 def _frame_hashes(waveforms: NDArray[np.float32], frame_size: int) -> NDArray[np.uint64]:
     """A polynomial hash, modulo 2^64, of each frame's samples: uint64 [B, F] of float32 [B, F * frame_size]."""
-    samples = np.rint(np.clip(waveforms, -1.0, 1.0) * 32767.0).astype(np.int64).astype(np.uint64)
+    samples = _rounded(waveforms).astype(np.uint64)
     weights = np.cumprod(np.full(frame_size, 6364136223846793005, dtype=np.uint64))
     frames = samples.reshape(*samples.shape[:-1], -1, frame_size)
     hashed: NDArray[np.uint64] = (frames * weights).sum(axis=-1, dtype=np.uint64)
     return hashed
+
+
+def _residual_energies(waveforms: NDArray[np.float32], num_codebooks: int) -> torch.Tensor:
+    """Energies float64 [B, 1 + K] of float32 [B, T]: of the samples, and of their bits below the first 3, 6, ...
+
+    Sums of integers below 2^53, so exact, whatever the batch.
+    """
+    sizes = np.abs(_rounded(waveforms))
+    lowest_bits = [max(0, 15 - _BITS_A_CODEBOOK * codebook) for codebook in range(num_codebooks + 1)]
+    left = np.stack([np.square(sizes % (1 << lowest_bit)).sum(axis=-1) for lowest_bit in lowest_bits], axis=-1)
+    return torch.from_numpy(left.astype(np.float64))
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -229,7 +229,7 @@ def measured(setup: ReplicaSetup, shards: Iterable[Shard], *, clock: Clock, meas
         encoder = Encoder(
             codec=meter,
             semantic="semantic" in config.streams,
-            num_acoustic_codebooks=setup.num_acoustic_codebooks,
+            num_acoustic_codebooks=setup.num_acoustic_codebooks,  # all where clips choose: that takes the same time
             clock=clock,
         )
         meter.stop = encoder.cancelled.set

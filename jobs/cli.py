@@ -153,7 +153,12 @@ def _add_job_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="URI", help="place of the token shards")
     parser.add_argument("--codec", metavar="NAME_OR_URI", help="longcat, hf://owner/name, a folder, plugin:NAME, ...")
     parser.add_argument("--streams", type=_list, metavar="semantic,acoustic")
-    parser.add_argument("--num-acoustic-codebooks", type=int, metavar="N", help="default: all")
+    parser.add_argument(
+        "--num-acoustic-codebooks",
+        type=_number_or_word,
+        metavar="N|auto:residual=X",
+        help="default: all; auto: for each clip the fewest that leave at most this share of its energy, e.g. 0.05",
+    )
     parser.add_argument("--format", choices=["parquet", "webdataset"])
     parser.add_argument("--precision", choices=["float32", "tf32", "bfloat16", "float16"])
     parser.add_argument("--carry", type=_list, metavar="json,txt", help="sidecars to carry into the token shards")
@@ -164,7 +169,7 @@ def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _replicas(text: str) -> int | str:
+def _number_or_word(text: str) -> int | str:
     return int(text) if text.lstrip("-").isdigit() else text
 
 
@@ -270,7 +275,7 @@ def _add_resume_flags(parser: argparse.ArgumentParser) -> None:
 def _add_replica_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of where a job's replicas are, and how many."""
     parser.add_argument("--executor", choices=["ray", "inline"])
-    parser.add_argument("--replicas", type=_replicas, metavar="N|auto")
+    parser.add_argument("--replicas", type=_number_or_word, metavar="N|auto")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--ray-address", metavar="ADDRESS", help="a Ray cluster (default: RAY_ADDRESS, else own)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. batching.batch_s=120")

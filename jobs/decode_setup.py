@@ -42,6 +42,11 @@ class DecodeSetup:
         return ()
 
     @property
+    def chosen_from(self) -> tuple[int, ...]:
+        """Nothing: a row has the codebooks that it came with."""
+        return ()
+
+    @property
     def audio_format(self) -> AudioFormat:
         """What every audio shard of the job has in common."""
         return AudioFormat(

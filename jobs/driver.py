@@ -6,6 +6,7 @@ import os
 import platform
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -83,6 +84,9 @@ class Driver:
             bytes_todo=sum(shard.size_bytes for shard in job.todo),
             started_s=now_s,
         )
+        if job.setup.chosen_from:
+            before = job.manifest.rows.sum_counts(shard.shard_id for shard in job.listing.shards)
+            self._view.num_frames_by_codebooks.update(before.num_frames_by_codebooks)
 
     def run(self) -> RunReport:
         """Do what is left to do; returns what came of it, after the place was looked at again.
@@ -114,6 +118,7 @@ class Driver:
             )
             raise
         self._view.num_committed = report.num_committed - self._view.num_done_before
+        self._view.num_frames_by_codebooks = Counter(report.counts.num_frames_by_codebooks)
         self._put_status(report.state, report.failed)
         return report
 
@@ -246,6 +251,7 @@ class Driver:
         record = outcome.record
         self._job.manifest.rows[shard.shard_id] = ManifestRow(record, outcome.etag)
         self._view.num_committed += 1
+        self._view.num_frames_by_codebooks.update(record.counts.num_frames_by_codebooks)
         self._view.bytes_done += shard.size_bytes
         if not outcome.ours:
             return
@@ -363,6 +369,7 @@ class Driver:
             audio_s=view.audio_s,
             times_real_time=round(view.times_real_time(now_s), 2),
             unsafe_store=self._job.unsafe_store,
+            num_frames_by_codebooks=dict(sorted(view.num_frames_by_codebooks.items())),
             failed=dict(islice(failed.items(), FAILED_SHOWN_MAX)),
         )
         self._try("status.json", lambda: self._job.store.put(self._job.place.status, record.to_bytes()))

@@ -11,6 +11,7 @@ from jobs.display import rejected
 from jobs.prepare import OpenJob
 from jobs.terminal import duration, hours
 from jobs.view import RunView
+from pipeline.codebooks import Savings
 from pipeline.commit import find_commit
 from pipeline.layout import TOKEN_FOLDERS
 from pipeline.manifest import Manifest, fold_commits, write_manifest
@@ -38,6 +39,7 @@ class RunReport:
     num_others: int
     carried_nowhere: tuple[str, ...]
     counts: Counts
+    savings: Savings | None
     unsafe_store: bool
     wall_s: float
     audio_s_now: float
@@ -57,6 +59,8 @@ class RunReport:
             + rejected(counts)
             + (f" (why, one by one: {self.output}/rejects)" if counts.num_rejected else ""),
         ]
+        if self.savings is not None:
+            lines.append(f"acoustic codebooks: {self.savings.line()}")
         if self.num_others:
             lines.append(f"{self.num_others} shards of other inputs are committed in the same place")
         lines += [
@@ -100,6 +104,7 @@ class RunReport:
             "num_others": self.num_others,
             "carried_nowhere": list(self.carried_nowhere),
             "counts": self.counts.model_dump(),
+            "saved_acoustic_bits": None if self.savings is None else round(self.savings.bits),
             "unsafe_store": self.unsafe_store,
             "wall_s": round(self.wall_s, 3),
             "audio_s_now": round(self.audio_s_now, 3),
@@ -145,6 +150,7 @@ def finish(
         num_others=len(manifest.rows) - num_committed,
         carried_nowhere=tuple(s for s in job.setup.carry if counts.num_rows and not counts.carried.get(s)),
         counts=counts,
+        savings=Savings.of(counts.num_frames_by_codebooks, job.setup.chosen_from),
         unsafe_store=job.unsafe_store,
         wall_s=wall_s,
         audio_s_now=view.audio_s_committed,

@@ -49,6 +49,7 @@ class PlanReport:
     estimated_output_bytes: int | None
     frame_rate_hz: float
     num_codebooks: int
+    chooses_codebooks: bool
     assumes_published_sizes: bool
 
     def lines(self) -> list[str]:
@@ -59,13 +60,15 @@ class PlanReport:
         ]
         if self.assumes_published_sizes:
             lines.append("codec      not fetched for a plan; LongCat's published sizes are assumed")
-        lines.append(f"tokens     {self.num_codebooks} a frame at {self.frame_rate_hz:.2f} frames/s")
+        at_most = " at most, by clip," if self.chooses_codebooks else ""
+        lines.append(f"tokens     {self.num_codebooks} a frame{at_most} at {self.frame_rate_hz:.2f} frames/s")
         if self.estimated_audio_s is None:
             return [*lines, "audio      not estimated: no clip could be read in the sampled shards"]
         return [
             *lines,
             f"audio      about {hours(self.estimated_audio_s)} to do (from {self.num_sampled_clips} clips)",
-            f"output     about {self.estimated_num_tokens} tokens, {(self.estimated_output_bytes or 0) / 1e9:.3f} GB",
+            f"output     {'at most' if self.chooses_codebooks else 'about'} {self.estimated_num_tokens} tokens, "
+            f"{(self.estimated_output_bytes or 0) / 1e9:.3f} GB",
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -103,14 +106,15 @@ def plan(config: JobConfig) -> PlanReport:
         estimated_output_bytes=None if num_tokens is None else round(num_tokens * TOKEN_BYTES),
         frame_rate_hz=frame_rate_hz,
         num_codebooks=num_codebooks,
+        chooses_codebooks=config.auto_codebooks is not None,
         assumes_published_sizes=assumed,
     )
 
 
 def _sizes(config: JobConfig) -> tuple[float, int, bool]:
-    """(frames a second, acoustic codebooks asked for, whether assumed): a remote codec is not fetched."""
-    wants_acoustic = "acoustic" in config.streams
+    """(frames a second, acoustic codebooks at most, whether assumed): a remote codec is not fetched."""
     remote = config.codec == "longcat" or config.codec.startswith(("hf://", "s3://"))
+    tells_residuals = True
     if remote:
         frame_rate_hz = PUBLISHED.sample_rate_hz / PUBLISHED.frame_size
         num_acoustic, has_semantic = PUBLISHED.acoustic.num_codebooks, True
@@ -120,9 +124,10 @@ def _sizes(config: JobConfig) -> tuple[float, int, bool]:
         info = codec_info(config.codec)
         frame_rate_hz, num_acoustic = info.frame_rate_hz, len(info.acoustic_cardinalities)
         has_semantic = info.semantic_cardinality > 0
+        tells_residuals = info.tells_residuals
     check_streams(config, codec=config.codec, has_semantic=has_semantic, num_acoustic=num_acoustic)
-    asked = config.num_acoustic_codebooks or num_acoustic
-    return frame_rate_hz, asked * wants_acoustic, remote
+    config.check_codebooks(config.codec, num_acoustic, tells_residuals=tells_residuals)
+    return frame_rate_hz, config.num_codebooks_max(num_acoustic), remote
 
 
 def _sample(stores: Stores, shards: Sequence[Shard], config: JobConfig) -> tuple[int, float | None]:

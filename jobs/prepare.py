@@ -123,6 +123,7 @@ def check_codec(config: JobConfig, info: CodecInfo, device: Device) -> None:
         raise ConfigError(f"batching.segment_s is {config.batching.segment_s}, less than one frame of {info.name}")
     num_acoustic = len(info.acoustic_cardinalities)
     check_streams(config, codec=info.name, has_semantic=info.semantic_cardinality > 0, num_acoustic=num_acoustic)
+    config.check_codebooks(info.name, num_acoustic, tells_residuals=info.tells_residuals)
     if config.batching.segment_s > info.segment_s_max:
         raise ConfigError(
             f"batching.segment_s is {config.batching.segment_s}, codec {info.name} takes at most {info.segment_s_max}"

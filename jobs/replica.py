@@ -78,6 +78,11 @@ class Setup(Protocol):
         """Suffixes that the job carries over by name: one that no sample has is a slip, and is told."""
         ...
 
+    @property
+    def chosen_from(self) -> tuple[int, ...]:
+        """Cardinalities of the acoustic codebooks that clips choose their number of; none where all have the same."""
+        ...
+
     def describe(self) -> str:
         """What is on the device, for people."""
         ...
@@ -100,10 +105,8 @@ class ReplicaSetup:
 
     @property
     def num_acoustic_codebooks(self) -> int:
-        """How many acoustic codebooks are computed and stored."""
-        if "acoustic" not in self.config.streams:
-            return 0
-        return self.config.num_acoustic_codebooks or len(self.info.acoustic_cardinalities)
+        """How many acoustic codebooks are computed, and stored unless fewer suffice."""
+        return self.config.num_codebooks_max(len(self.info.acoustic_cardinalities))
 
     @property
     def token_format(self) -> TokenFormat:
@@ -111,6 +114,7 @@ class ReplicaSetup:
         return TokenFormat(
             semantic="semantic" in self.config.streams,
             num_acoustic_codebooks=self.num_acoustic_codebooks,
+            adaptive=self.config.auto_codebooks is not None,
             carry=self.config.carry,
             metadata={
                 "voxmill.format_version": str(FORMAT_VERSION),
@@ -125,6 +129,11 @@ class ReplicaSetup:
     def carry(self) -> tuple[str, ...]:
         """As the config has it."""
         return self.config.carry
+
+    @property
+    def chosen_from(self) -> tuple[int, ...]:
+        """The codec's codebooks, where clips choose."""
+        return () if self.config.auto_codebooks is None else self.info.acoustic_cardinalities
 
     def describe(self) -> str:
         """The codec, where and how."""
@@ -179,6 +188,7 @@ class _Encoding:
                 codec=_load_codec(setup),
                 semantic="semantic" in config.streams,
                 num_acoustic_codebooks=setup.num_acoustic_codebooks,
+                auto_codebooks=config.auto_codebooks,
                 clock=time.monotonic,
             )
             self.decoder.wait_ready()
@@ -286,10 +296,14 @@ def checkpoint_options(config: CommonConfig) -> dict[str, Any]:
     return store_options(config.codec, config.storage) if config.codec.startswith("s3://") else {}
 
 
-        _check_media(setup)
 def environment(setup: Setup) -> dict[str, str | int]:
     """What the last bits of tokens and audio may depend on."""
     packages = ["voxmill", "torch", "numpy", "soundfile", "pyarrow"]
+    media: dict[str, str | int] = {}
+    if HAS_MEDIA:
+        import av
+
+        media = {"av": version("av"), "ffmpeg": av.ffmpeg_version_info}
     packages += ["transformers"] if "transformers" in sys.modules else []  # only a codec of its imports it
     device = torch.cuda.get_device_name() if setup.device == "cuda" else platform.machine()
     return {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.terminal import duration, hours
+from pipeline.codebooks import Savings
 from pipeline.commit import list_commits
 from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import ObjectMissingError, RefusedError
@@ -29,6 +30,13 @@ class JobStatus:
     last: StatusRecord | None
     age_s: float
 
+    @property
+    def savings(self) -> Savings | None:
+        """What the choice of acoustic codebooks saved in all that was committed when the driver last spoke."""
+        if self.last is None:
+            return None
+        return Savings.of(self.last.num_frames_by_codebooks, self.job.codec.acoustic_cardinalities)
+
     def lines(self) -> list[str]:
         """For people."""
         codec = self.job.codec
@@ -50,6 +58,8 @@ class JobStatus:
             f"this run   {last.num_rows} rows, {last.num_rejected} rejects, {hours(last.audio_s)} of audio, "
             f"{last.times_real_time}x real time, {last.num_replicas} replicas",
         ]
+        if self.savings is not None:
+            lines.append(f"codebooks  {self.savings.line()}")
         if last.unsafe_store:
             lines.append("WARNING    unsafe store: put-if-absent is not enforced there")
         return lines + [f"failed     {uri}: {why}" for uri, why in last.failed.items()]
@@ -72,6 +82,7 @@ class JobStatus:
             "codec": self.job.codec.model_dump(),
             "num_commits": self.num_commits,
             "last": self.last.model_dump(mode="json") if self.last else None,
+            "saved_acoustic_bits": None if self.savings is None else round(self.savings.bits),
             "last_age_s": self.age_s if self.last else None,
         }
 

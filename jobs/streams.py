@@ -7,18 +7,11 @@ from pipeline.errors import ConfigError
 
 
 def check_streams(config: JobConfig, *, codec: str, has_semantic: bool, num_acoustic: int) -> None:
-    """Raises `ConfigError` on a stream, or a number of acoustic codebooks, that the codec has not.
-
-    `num_acoustic` is how many acoustic codebooks it has.
-    """
+    """Raises `ConfigError` on a stream that the codec has not; `num_acoustic` is how many acoustic codebooks it has."""
     offered = [name for name, found in (("semantic", has_semantic), ("acoustic", num_acoustic)) if found]
     missing = [stream for stream in config.streams if stream not in offered]
     if missing:
         raise ConfigError(
             f"streams is {','.join(config.streams)}, codec {codec} has no {' and no '.join(missing)} tokens; "
             f"use --streams {','.join(offered)}"
-        )
-    if (config.num_acoustic_codebooks or 0) > num_acoustic:
-        raise ConfigError(
-            f"num_acoustic_codebooks is {config.num_acoustic_codebooks}, codec {codec} has {num_acoustic}"
         )

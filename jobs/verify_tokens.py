@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -17,6 +18,17 @@ from pipeline.storage import Store
 from pipeline.token_rows import READ_ERRORS, TokenRules, read_rows, row_faults
 from pipeline.types import TokenRow
 from pipeline.writer import REJECTS_SCHEMA
+
+
+@dataclass
+class _Found:
+    """What the rows of a shard came to, to be compared with the counts of its commit."""
+
+    faults: list[str] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    num_frames: int = 0
+    num_audio_samples: int = 0
+    num_frames_by_codebooks: Counter[int] = field(default_factory=Counter)
 
 
 def check_tokens(store: Store, place: OutputPlace, record: CommitRecord, rules: TokenRules) -> Iterator[str]:
@@ -39,12 +51,13 @@ def _check_contents(files: dict[str, IO[bytes]], rules: TokenRules, record: Comm
     try:
         rows = read_rows(files, rules, sidecars=False)
         rejects = _count_rejects(files["rejects"]) if "rejects" in files else {}
-        faults, num_rows, num_frames, num_audio_samples = _check_rows(rows, rules)
+        rows_found = _check_rows(rows, rules)
     except (*READ_ERRORS, OSError) as error:
         yield f"cannot be read as token shard: {type(error).__name__}: {error}"
         return
-    yield from faults
-    found = {"num_rows": num_rows, "num_frames": num_frames, "num_audio_samples": num_audio_samples}
+    yield from rows_found.faults
+    num_rows, num_audio_samples = len(rows_found.keys), rows_found.num_audio_samples
+    found = {"num_rows": num_rows, "num_frames": rows_found.num_frames, "num_audio_samples": num_audio_samples}
     num_rejected = sum(rejects.values())
     found |= {"num_rejected": num_rejected, "num_samples": num_rows + num_rejected}
     for name, value in found.items():
@@ -52,6 +65,9 @@ def _check_contents(files: dict[str, IO[bytes]], rules: TokenRules, record: Comm
             yield f"{name} is {value}, its commit says {getattr(counts, name)}"
     if rejects != counts.rejects:
         yield f"rejects by reason are {rejects}, its commit says {counts.rejects}"
+    if rows_found.num_frames_by_codebooks != counts.num_frames_by_codebooks:
+        by_codebooks = dict(sorted(rows_found.num_frames_by_codebooks.items()))
+        yield f"frames by codebooks are {by_codebooks}, its commit says {counts.num_frames_by_codebooks}"
     if abs(counts.audio_s - num_audio_samples / rules.sample_rate_hz) > 1e-3:
         yield f"audio_s is {num_audio_samples / rules.sample_rate_hz}, its commit says {counts.audio_s}"
 
@@ -63,15 +79,15 @@ def _count_rejects(file: IO[bytes]) -> dict[str, int]:
     return dict(sorted(Counter(table["reason"].to_pylist()).items()))
 
 
-def _check_rows(rows: Iterable[TokenRow], rules: TokenRules) -> tuple[list[str], int, int, int]:
-    faults: list[str] = []
-    keys: set[str] = set()
-    num_frames = num_audio_samples = 0
+def _check_rows(rows: Iterable[TokenRow], rules: TokenRules) -> _Found:
+    found = _Found()
     for row in rows:
-        if row.key in keys:
-            faults.append(f"key {row.key!r} stands twice")
-        keys.add(row.key)
-        num_frames += row.num_frames
-        num_audio_samples += row.num_audio_samples
-        faults += [f"key {row.key!r}: {fault}" for fault in row_faults(row, rules)]
-    return faults, len(keys), num_frames, num_audio_samples
+        if row.key in found.keys:
+            found.faults.append(f"key {row.key!r} stands twice")
+        found.keys.add(row.key)
+        found.num_frames += row.num_frames
+        found.num_audio_samples += row.num_audio_samples
+        if rules.adaptive and row.acoustic is not None:
+            found.num_frames_by_codebooks[len(row.acoustic)] += row.num_frames
+        found.faults += [f"key {row.key!r}: {fault}" for fault in row_faults(row, rules)]
+    return found

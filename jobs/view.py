@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 class RunView:
     """Numbers of a run; of `num_committed`, `num_ours` are this driver's.
 
-    `bytes_*` count input shards; they give the estimate of what is left.
+    `bytes_*` count input shards; they give the estimate of what is left. `num_frames_by_codebooks` counts all of the
+    job's shards that are committed, by whichever driver.
     """
 
     num_shards: int
@@ -27,6 +28,7 @@ class RunView:
     num_rows: int = 0
     num_rejected: int = 0
     bytes_done: int = 0
+    num_frames_by_codebooks: Counter[int] = field(default_factory=Counter)
     audio_s_committed: float = 0.0
     audio_s_under_way: float = 0.0
     draining: bool = False

@@ -14,9 +14,19 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from codec.base import CodecInfo
+from pipeline.codebooks import ALLOWED, AutoCodebooks
 from pipeline.errors import ConfigError
 
 FORMAT_VERSION = 1
@@ -216,7 +226,9 @@ class JobConfig(CommonConfig):
 
     input: tuple[str, ...] = Field(min_length=1, description="shards: URIs, globs, braces, folders, @list files")
     streams: tuple[Stream, ...] = Field(("semantic", "acoustic"), min_length=1, json_schema_extra=TOKENS)
-    num_acoustic_codebooks: int | None = Field(None, ge=1, description="default: all", json_schema_extra=TOKENS)
+    num_acoustic_codebooks: int | AutoCodebooks | None = Field(
+        None, description="or auto:residual=0.05, each clip its own; default: all", json_schema_extra=TOKENS
+    )
     format: Literal["parquet", "webdataset"] = Field("parquet", json_schema_extra=TOKENS)
     carry: tuple[str, ...] = Field((), description="suffixes of sidecars to carry over", json_schema_extra=TOKENS)
     precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field("float32", json_schema_extra=TOKENS)
@@ -230,6 +242,22 @@ class JobConfig(CommonConfig):
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("num_acoustic_codebooks", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> int | AutoCodebooks | None:
+        if value is None or isinstance(value, AutoCodebooks):
+            return value
+        if isinstance(value, str) and value.startswith("auto"):
+            return AutoCodebooks.parse(value)
+        try:  # here, since a union would tell of each of its members why it is not meant
+            return _COUNT.validate_python(value)
+        except ValidationError:
+            raise ValueError(ALLOWED) from None
+
+    @field_serializer("num_acoustic_codebooks")
+    def _as_written(self, value: int | AutoCodebooks | None) -> int | str | None:
+        return str(value) if isinstance(value, AutoCodebooks) else value
 
     @field_validator("streams")
     @classmethod
@@ -263,7 +291,38 @@ class JobConfig(CommonConfig):
             )
         if self.num_acoustic_codebooks is not None and "acoustic" not in self.streams:
             raise ValueError("num_acoustic_codebooks is set but streams has no 'acoustic'")
+        if self.auto_codebooks is not None and "num_acoustic_codebooks" in self.carry:
+            raise ValueError(
+                "carry has 'num_acoustic_codebooks', a name that token shards of such a job use themselves"
+            )
         return self
+
+    @property
+    def auto_codebooks(self) -> AutoCodebooks | None:
+        """How each clip's number of acoustic codebooks is chosen; None where all have the same."""
+        asked = self.num_acoustic_codebooks
+        return asked if isinstance(asked, AutoCodebooks) else None
+
+    def num_codebooks_max(self, num_available: int) -> int:
+        """How many acoustic codebooks are computed, of so many: what a row has at most; 0 without the stream."""
+        if "acoustic" not in self.streams:
+            return 0
+        asked = self.num_acoustic_codebooks
+        return asked if isinstance(asked, int) else num_available
+
+    def check_codebooks(self, codec: str, num_available: int, *, tells_residuals: bool) -> None:
+        """Raises `ConfigError` where a codec that has so many acoustic codebooks cannot do what is asked for."""
+        asked = self.num_acoustic_codebooks
+        if isinstance(asked, int) and asked > num_available:
+            raise ConfigError(f"num_acoustic_codebooks is {asked}, codec {codec} has {num_available}")
+        if isinstance(asked, AutoCodebooks) and not tells_residuals:
+            raise ConfigError(
+                f"num_acoustic_codebooks is {asked}, but codec {codec} cannot tell what its codebooks leave of a clip; "
+                f"give a number from 1 to {num_available}, or another codec"
+            )
+
+
+_COUNT = TypeAdapter(Annotated[int, Field(ge=1)])
 
 
 _Config = TypeVar("_Config", bound=CommonConfig)
@@ -399,10 +458,12 @@ def fingerprint_parts(config: JobConfig, codec: CodecInfo, device: Device, *, ha
     """
     parts = token_settings(config)
     del parts["codec"]
-    num_codebooks = config.num_acoustic_codebooks or len(codec.acoustic_cardinalities)
+    if config.auto_codebooks is not None:
+        # Beside the number, which is that of the columns; and the parts of a fixed number stay what they were.
+        parts["acoustic_residual_max"] = config.auto_codebooks.residual_max
     parts.update(
         {
-            "num_acoustic_codebooks": num_codebooks if "acoustic" in config.streams else 0,
+            "num_acoustic_codebooks": config.num_codebooks_max(len(codec.acoustic_cardinalities)),
             "format_version": FORMAT_VERSION,
             "tokens_version": TOKENS_VERSION,
             "codec.name": codec.name,

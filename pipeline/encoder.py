@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec.base import Codec, StagingCodec, Tokens, computes_padding
+from codec.base import Codec, ResidualCodec, StagingCodec, Tokens, computes_padding
 from pipeline.batcher import CutClip, Piece, Window, windows
+from pipeline.codebooks import AutoCodebooks
 from pipeline.config import BatchingConfig
 from pipeline.errors import CodecContractError, ShardCancelledError
 from pipeline.pages import PAGES
@@ -20,7 +21,17 @@ from pipeline.prefetch import prefetched
 from pipeline.turn import Turn
 from pipeline.types import Clip, TokenRow, scale_into
 
-_Pieces = dict[tuple[int, int], tuple[NDArray[np.uint16] | None, NDArray[np.uint16] | None]]
+
+@dataclass(frozen=True, slots=True)
+class _EncodedPiece:
+    """A segment's tokens as in a `TokenRow`, and its energies float64 [1 + K] where clips choose their codebooks."""
+
+    semantic: NDArray[np.uint16] | None
+    acoustic: NDArray[np.uint16] | None
+    energies: NDArray[np.float64] | None
+
+
+_Pieces = dict[tuple[int, int], _EncodedPiece]
 
 
 @dataclass(slots=True)
@@ -52,13 +63,15 @@ class _PaddedBatch:
 class Encoder:
     """One codec on one device, shared by the shards of a replica.
 
-    `num_acoustic_codebooks` is the number asked for: 0 without the acoustic stream.
+    `num_acoustic_codebooks` is the number asked for: 0 without the acoustic stream. With `auto_codebooks`, which takes
+    a `ResidualCodec`, it is all that the codec has, and rows have as many of them as their clips need.
     """
 
     codec: Codec
     semantic: bool
     num_acoustic_codebooks: int
     clock: Callable[[], float]
+    auto_codebooks: AutoCodebooks | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     turn: Turn = field(default_factory=Turn)
 
@@ -86,7 +99,8 @@ class Encoder:
                 self._encode_batch(window.clips, batch, pieces, ticket=ticket, progress=progress)
                 del batch  # its pages serve the next one
         for clip_index, cut_clip in enumerate(window.clips):
-            yield _row(clip_index, cut_clip, pieces)
+            parts = [pieces.pop((clip_index, index)) for index in range(len(cut_clip.segments))]
+            yield _row(cut_clip, parts, self.auto_codebooks)
 
     def _staged(self, window: Window) -> Iterator[_PaddedBatch]:
         stage = self.codec.stage if isinstance(self.codec, StagingCodec) else None
@@ -113,18 +127,13 @@ class Encoder:
                 raise ShardCancelledError("the replica is stopping; the shard is left for the next run")
             started_s = self.clock()
             try:
-                tokens = self.codec.encode(
-                    batch.waveforms,
-                    batch.lengths,
-                    semantic=self.semantic,
-                    num_acoustic_codebooks=self.num_acoustic_codebooks,
-                )
+                encoded = self._tokens(batch)
             except torch.OutOfMemoryError:
                 if len(batch.pieces) == 1:
                     raise
-                tokens = None
+                encoded = None
             progress.encode_s += self.clock() - started_s
-        if tokens is None:
+        if encoded is None:
             # The two halves have other padded shapes than the plan's, so the commit record says it happened.
             progress.num_halved_batches += 1
             middle = len(batch.pieces) // 2
@@ -132,7 +141,7 @@ class Encoder:
                 padded = _PaddedBatch(half, *_padded(clips, half, self.codec.info.frame_size))
                 self._encode_batch(clips, padded, pieces, ticket=ticket, progress=progress)
             return
-        self._gather(batch.pieces, tokens, pieces)
+        self._gather(batch.pieces, *encoded, pieces)
         info = self.codec.info
         num_frames = [piece.num_frames for piece in batch.pieces]
         frames_computed = max(num_frames) * len(num_frames) if computes_padding(self.codec) else sum(num_frames)
@@ -140,7 +149,20 @@ class Encoder:
         progress.audio_s += float(batch.lengths.sum()) / info.sample_rate_hz
         progress.padded_s += frames_computed / info.frame_rate_hz
 
-    def _gather(self, batch: Sequence[Piece], tokens: Tokens, pieces: _Pieces) -> None:
+    def _tokens(self, batch: _PaddedBatch) -> tuple[Tokens, torch.Tensor | None]:
+        """What the codec makes of a batch, with its residuals' energies where clips choose their codebooks."""
+        codec = self.codec
+        if self.auto_codebooks is None:
+            num_codebooks = self.num_acoustic_codebooks
+            tokens = codec.encode(
+                batch.waveforms, batch.lengths, semantic=self.semantic, num_acoustic_codebooks=num_codebooks
+            )
+            return tokens, None
+        if not isinstance(codec, ResidualCodec):
+            raise CodecContractError(f"codec {codec.info.name} cannot tell what its codebooks leave, as its info says")
+        return codec.encode_with_residuals(batch.waveforms, batch.lengths, semantic=self.semantic)
+
+    def _gather(self, batch: Sequence[Piece], tokens: Tokens, energies: torch.Tensor | None, pieces: _Pieces) -> None:
         """Check what the codec returned (I6) and take each piece's own frames."""
         info = self.codec.info
         wanted = [piece.num_frames for piece in batch]
@@ -154,11 +176,15 @@ class Encoder:
         if self.num_acoustic_codebooks:
             cardinalities = info.acoustic_cardinalities[: self.num_acoustic_codebooks]
             acoustic = _ids(tokens.acoustic, shape, cardinalities, info.name, "acoustic")
+        left = None
+        if energies is not None:
+            left = _energies(energies, (len(batch), 1 + self.num_acoustic_codebooks), info.name)
         for row, piece in enumerate(batch):
             frames = slice(0, piece.num_frames)
-            pieces[piece.clip_index, piece.segment_index] = (
-                None if semantic is None else semantic[row, 0, frames].copy(),
-                None if acoustic is None else acoustic[row, :, frames].copy(),
+            pieces[piece.clip_index, piece.segment_index] = _EncodedPiece(
+                semantic=None if semantic is None else semantic[row, 0, frames].copy(),
+                acoustic=None if acoustic is None else acoustic[row, :, frames].copy(),
+                energies=None if left is None else left[row],
             )
 
 
@@ -197,11 +223,27 @@ def _ids(
     return ids.astype(np.uint16)
 
 
-def _row(clip_index: int, cut_clip: CutClip, pieces: _Pieces) -> TokenRow:
+def _energies(found: torch.Tensor, shape: tuple[int, int], codec: str) -> NDArray[np.float64]:
+    """Energies float64 [B, 1 + K], checked for type, shape and range."""
+    energies: NDArray[np.float64] = found.cpu().numpy()
+    if energies.dtype != np.float64 or energies.shape != shape:
+        raise CodecContractError(
+            f"codec {codec} returned energies {energies.dtype} {list(energies.shape)}, expected float64 {list(shape)}"
+        )
+    if not (np.isfinite(energies) & (energies >= 0)).all():
+        raise CodecContractError(f"codec {codec} returned an energy that is negative or not finite")
+    return energies
+
+
+def _row(cut_clip: CutClip, parts: Sequence[_EncodedPiece], auto_codebooks: AutoCodebooks | None) -> TokenRow:
     clip, segments = cut_clip.clip, cut_clip.segments
-    parts = [pieces.pop((clip_index, index)) for index in range(len(segments))]
-    semantic = [part for part, _ in parts if part is not None]
-    acoustic = [part for _, part in parts if part is not None]
+    semantic = [part.semantic for part in parts if part.semantic is not None]
+    acoustic = [part.acoustic for part in parts if part.acoustic is not None]
+    num_codebooks = None
+    if auto_codebooks is not None:
+        # Of the clip as a whole, not of a segment; added in their order, so that equal plans give equal bits.
+        energies = np.sum([part.energies for part in parts if part.energies is not None], axis=0)
+        num_codebooks = auto_codebooks.choose(energies.tolist())
     return TokenRow(
         key=clip.key,
         num_frames=sum(segment.num_frames for segment in segments),
@@ -210,6 +252,6 @@ def _row(clip_index: int, cut_clip: CutClip, pieces: _Pieces) -> TokenRow:
         source_num_channels=clip.source_num_channels,
         segments=segments,
         semantic=np.concatenate(semantic) if semantic else None,
-        acoustic=np.concatenate(acoustic, axis=1) if acoustic else None,
+        acoustic=np.concatenate(acoustic, axis=1)[:num_codebooks] if acoustic else None,
         sidecars=clip.sidecars,
     )

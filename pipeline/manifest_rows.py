@@ -40,11 +40,14 @@ SCHEMA = pa.schema(
         ("audio_s", pa.float64()),
         ("num_halved_batches", pa.int64()),
         ("commit_etag", pa.string()),
+        ("num_frames_by_codebooks", _COUNTS),
     ]
 )
+SCHEMA_BEFORE_CODEBOOKS = SCHEMA.remove(len(SCHEMA) - 1)
+"""Of a manifest written before clips could choose their codebooks: still read, since a million commits take minutes."""
 
 _NUMBERS = ("num_samples", "num_rows", "num_rejected", "num_frames", "num_audio_samples", "audio_s")
-_TABLES = ("rejects", "carried")
+_TABLES = ("rejects", "carried", "num_frames_by_codebooks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,7 @@ class Rows(MutableMapping[str, ManifestRow]):
 def sum_counts(parts: Iterable[Counts]) -> Counts:
     """Field by field."""
     numbers: dict[str, Any] = dict.fromkeys(_NUMBERS, 0)
-    tables: dict[str, Counter[str]] = {name: Counter() for name in _TABLES}
+    tables: dict[str, Counter[Any]] = {name: Counter() for name in _TABLES}
     for part in parts:
         for name in _NUMBERS:
             numbers[name] += getattr(part, name)
@@ -229,7 +232,7 @@ def _flat(row: ManifestRow) -> dict[str, object]:
         "commit_etag": row.commit_etag,
         **{name: getattr(counts, name) for name in _NUMBERS},
         **{
-            name: [{"name": key, "count": count} for key, count in sorted(getattr(counts, name).items())]
+            name: [{"name": str(key), "count": count} for key, count in sorted(getattr(counts, name).items())]
             for name in _TABLES
         },
     }
@@ -238,12 +241,18 @@ def _flat(row: ManifestRow) -> dict[str, object]:
 def _checked(table: pa.Table) -> pa.Table:
     """The table, if every row of it can become a record. Raises `ValueError`."""
     table.validate(full=True)
+    if table.schema.equals(SCHEMA_BEFORE_CODEBOOKS, check_metadata=False):
+        none = pa.array([[]] * len(table), _COUNTS)
+        table = table.append_column(SCHEMA.field("num_frames_by_codebooks"), none)
     if not table.schema.equals(SCHEMA, check_metadata=False):
         raise ValueError("a table of other columns")
     if any(_has_null(chunk) for column in table.columns for chunk in column.chunks):
         raise ValueError("a row misses a value")
     if not pc.all(pc.is_finite(table["audio_s"])).as_py() or (pc.min(table["term"]).as_py() or 0) < 0:
         raise ValueError("a number that no commit has")
+    numbers = pc.struct_field(pc.list_flatten(table["num_frames_by_codebooks"]), "name")
+    if not pc.all(pc.match_substring_regex(numbers, "^[1-9][0-9]{0,4}$"), min_count=0).as_py():
+        raise ValueError("a number of codebooks that is none")
     return table.replace_schema_metadata(None)
 
 

@@ -99,6 +99,10 @@ class ObjectRecord(_Part):
     sha256: str
 
 
+FramesByCodebooks = dict[int, int]
+"""Frames by how many acoustic codebooks they have; empty where all rows of a job have the same number."""
+
+
 class Counts(_Part):
     """`num_samples = num_rows + num_rejected`; rejects by reason."""
 
@@ -110,6 +114,7 @@ class Counts(_Part):
     num_audio_samples: int
     audio_s: float
     carried: dict[str, int] = Field(default_factory=dict, description="rows that have a sidecar, by suffix")
+    num_frames_by_codebooks: FramesByCodebooks = Field(default_factory=dict)
 
 
 class CommitRecord(_Record):
@@ -171,4 +176,5 @@ class StatusRecord(_Record):
     audio_s: float
     times_real_time: float
     unsafe_store: bool = False
+    num_frames_by_codebooks: FramesByCodebooks = Field(default_factory=dict, description="of all that is committed")
     failed: dict[str, str] = Field(default_factory=dict, description="the first failed shards, with why")

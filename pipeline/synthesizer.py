@@ -98,11 +98,13 @@ class Synthesizer:
         progress.padded_s += waveforms.numel() / info.sample_rate_hz
 
     def _tokens(self, rows: Sequence[TokenRow], batch: Sequence[Piece]) -> Tokens:
-        """The batch's ids, 0 past each segment's own frames."""
+        """The batch's ids, 0 past each segment's own frames; its rows have as many acoustic codebooks each."""
+        first = rows[batch[0].clip_index].acoustic
+        num_codebooks = 0 if first is None else min(self.num_acoustic_codebooks, len(first))
         num_frames = torch.tensor([piece.num_frames for piece in batch])
         num_frames_max = int(num_frames.max())
         semantic = torch.zeros(len(batch), num_frames_max, dtype=torch.int64)
-        acoustic = torch.zeros(len(batch), self.num_acoustic_codebooks, num_frames_max, dtype=torch.int64)
+        acoustic = torch.zeros(len(batch), num_codebooks, num_frames_max, dtype=torch.int64)
         for index, piece in enumerate(batch):
             row = rows[piece.clip_index]
             start = sum(segment.num_frames for segment in row.segments[: piece.segment_index])
@@ -110,13 +112,13 @@ class Synthesizer:
             if self.semantic:
                 assert row.semantic is not None
                 semantic[index, own] = torch.from_numpy(row.semantic[frames].astype(np.int64))
-            if self.num_acoustic_codebooks:
+            if num_codebooks:
                 assert row.acoustic is not None
-                ids = row.acoustic[: self.num_acoustic_codebooks, frames].astype(np.int64)
+                ids = row.acoustic[:num_codebooks, frames].astype(np.int64)
                 acoustic[index, :, own] = torch.from_numpy(ids)
         return Tokens(
             semantic=semantic if self.semantic else None,
-            acoustic=acoustic if self.num_acoustic_codebooks else None,
+            acoustic=acoustic if num_codebooks else None,
             num_frames=num_frames,
         )
 

@@ -24,7 +24,7 @@ class TokenWindow:
 def token_windows(
     rows: Iterable[TokenRow], config: AudioBatchingConfig, *, frame_rate_hz: float
 ) -> Iterator[TokenWindow]:
-    """Gather rows in windows of `window_s`, and plan each window's batches."""
+    """Gather rows in windows of `window_s`, and plan each window's batches: rows of as many codebooks together."""
     gathered: list[TokenRow] = []
     num_frames = sidecar_bytes = 0
     for row in rows:
@@ -40,11 +40,17 @@ def token_windows(
 
 
 def _window(rows: Sequence[TokenRow], config: AudioBatchingConfig, frame_rate_hz: float) -> TokenWindow:
-    pieces = [
-        Piece(row_index, segment_index, segment.num_frames)
-        for row_index, row in enumerate(rows)
-        for segment_index, segment in enumerate(row.segments)
-    ]
+    pieces: dict[int, list[Piece]] = {}
+    for row_index, row in enumerate(rows):
+        num_codebooks = 0 if row.acoustic is None else len(row.acoustic)
+        pieces.setdefault(num_codebooks, []).extend(
+            Piece(row_index, segment_index, segment.num_frames) for segment_index, segment in enumerate(row.segments)
+        )
     frames_max = int(config.batch_s * frame_rate_hz + 1e-9)
-    batches = plan(pieces, frames_max, config.batch_size_max, batch_cost_frames=config.batch_cost_s * frame_rate_hz)
-    return TokenWindow(tuple(rows), batches)
+    batch_cost_frames = config.batch_cost_s * frame_rate_hz
+    batches = [
+        batch
+        for _, alike in sorted(pieces.items())
+        for batch in plan(alike, frames_max, config.batch_size_max, batch_cost_frames=batch_cost_frames)
+    ]
+    return TokenWindow(tuple(rows), tuple(batches))

@@ -148,6 +148,7 @@ def rules_of(job: JobRecord, uri: str) -> TokenRules:
         frame_size=parts["codec.frame_size"],
         semantic_cardinality=parts["codec.semantic_cardinality"],
         acoustic_cardinalities=tuple(parts["codec.acoustic_cardinalities"][: parts["num_acoustic_codebooks"]]),
+        adaptive="acoustic_residual_max" in parts,
     )
 
 

@@ -36,6 +36,7 @@ class TokenRules:
     frame_size: int
     semantic_cardinality: int
     acoustic_cardinalities: tuple[int, ...]
+    adaptive: bool = False
 
     @property
     def schema(self) -> pa.Schema:
@@ -47,6 +48,7 @@ class TokenRules:
                 carry=self.carry,
                 metadata={},
                 writing=WritingConfig(),
+                adaptive=self.adaptive,
             )
         )
 
@@ -78,6 +80,8 @@ def row_faults(row: TokenRow, rules: TokenRules) -> Iterator[str]:
         found = row.semantic if stream == "semantic" else row.acoustic
         assert found is not None, "the readers below give every stream of the rules"
         ids, cardinalities = np.atleast_2d(found), limits[stream]
+        if stream == "acoustic" and rules.adaptive:
+            cardinalities = cardinalities[: len(ids)]
         if ids.shape != (len(cardinalities), row.num_frames):
             yield f"{stream} ids have shape {ids.shape}, expected {(len(cardinalities), row.num_frames)}"
         elif (ids >= np.asarray(cardinalities)[:, None]).any():
@@ -94,17 +98,21 @@ def _parquet_rows(file: IO[bytes], rules: TokenRules, carry: tuple[str, ...]) ->
     numbers = ["key", "num_frames", "num_audio_samples", "source_sample_rate_hz", "source_num_channels", "segments"]
     codebooks = [f"acoustic_{k}" for k in range(len(rules.acoustic_cardinalities))]
     semantic = ["semantic"] if "semantic" in rules.streams else []
-    names = [*numbers, *semantic, *codebooks, *carry]
+    own = ["num_acoustic_codebooks"] if rules.adaptive else []
+    names = [*numbers, *own, *semantic, *codebooks, *carry]
     for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=names, use_threads=False):
-        fixed = batch.select([*numbers, *carry]).to_pylist()
+        fixed = batch.select([*numbers, *own, *carry]).to_pylist()
         for index, row in enumerate(fixed):
             if row["segments"] is None:
                 raise ValueError(f"key {row['key']!r} has no segments")
+            acoustic = [batch[name][index] for name in codebooks]
+            if rules.adaptive:
+                acoustic = _chosen(acoustic, row["num_acoustic_codebooks"], row["key"])
             yield TokenRow(
                 **{name: row[name] for name in numbers if name != "segments"},
                 segments=tuple(Segment(**segment) for segment in row["segments"]),
                 semantic=_stack([batch[name][index] for name in semantic])[0] if semantic else None,
-                acoustic=_stack([batch[name][index] for name in codebooks]) if codebooks else None,
+                acoustic=_stack(acoustic) if codebooks else None,
                 sidecars={suffix: _bytes(row[suffix]) for suffix in carry if row[suffix] is not None},
             )
 
@@ -115,6 +123,15 @@ def _lines(schema: pa.Schema) -> str:
 
 def _bytes(sidecar: str | bytes) -> bytes:
     return sidecar.encode() if isinstance(sidecar, str) else sidecar
+
+
+def _chosen(columns: list[Any], num_codebooks: int, key: str) -> list[Any]:
+    """The columns that an adaptive row has ids in: the first ones, as many as it says. Raises `ValueError`."""
+    filled = [scalar.is_valid for scalar in columns]
+    if not 1 <= num_codebooks <= len(columns) or filled != [k < num_codebooks for k in range(len(columns))]:
+        held = [k for k, has_ids in enumerate(filled) if has_ids]
+        raise ValueError(f"key {key!r} says that it has {num_codebooks} acoustic codebooks, and has ids in {held}")
+    return columns[:num_codebooks]
 
 
 def _stack(columns: list[Any]) -> NDArray[np.uint16]:
@@ -169,6 +186,8 @@ def _tar_samples(file: IO[bytes], stream: str, rules: TokenRules) -> Iterator[_T
                 raise ValueError(f"the numbers beside {member.name!r} are of another key or job")
             if ids.dtype != np.uint16:
                 raise ValueError(f"{member.name!r} holds {ids.dtype}, expected uint16")
+            if rules.adaptive and stream == "acoustic":
+                _check_chosen(ids, numbers["num_acoustic_codebooks"], rules, member.name)
             carried = {f"{key}.{'source.json' if name == 'json' else name}": name for name in rules.carry}
             sidecars: dict[str, bytes] = {}
             member = next(members, None)
@@ -176,6 +195,14 @@ def _tar_samples(file: IO[bytes], stream: str, rules: TokenRules) -> Iterator[_T
                 sidecars[carried.pop(member.name)] = _content(tar, member)
                 member = next(members, None)
             yield numbers, np.atleast_2d(ids), sidecars
+
+
+def _check_chosen(ids: NDArray[np.uint16], num_codebooks: int, rules: TokenRules, name: str) -> None:
+    most = len(rules.acoustic_cardinalities)
+    if num_codebooks not in range(1, most + 1) or ids.ndim != 2 or len(ids) != num_codebooks:
+        raise ValueError(
+            f"{name!r} has shape {ids.shape}; its numbers say {num_codebooks} acoustic codebooks, of {most} at most"
+        )
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes:

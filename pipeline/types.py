@@ -155,7 +155,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """One sample's tokens: `semantic` uint16 [F] or None, `acoustic` uint16 [K, F] or None."""
+    """One sample's tokens: `semantic` uint16 [F] or None, `acoustic` uint16 [K, F] or None.
+
+    K may be another in each row, where the job leaves the number of acoustic codebooks to the clip.
+    """
 
     key: str
     num_frames: int

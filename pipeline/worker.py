@@ -43,11 +43,13 @@ class Workbench:
 class _Tally:
     """What a shard came to; `rows` and `rejected` are filled by different threads, and read after both ended."""
 
+    adaptive: bool
     num_rows: int = 0
     num_frames: int = 0
     num_audio_samples: int = 0
     rejects: dict[str, int] = field(default_factory=dict)
     carried: Counter[str] = field(default_factory=Counter)
+    num_frames_by_codebooks: Counter[int] = field(default_factory=Counter)
 
     def count_rows(self, rows: Iterable[TokenRow]) -> Iterator[TokenRow]:
         for row in rows:
@@ -55,6 +57,8 @@ class _Tally:
             self.num_frames += row.num_frames
             self.num_audio_samples += row.num_audio_samples
             self.carried.update(row.sidecars.keys())
+            if self.adaptive and row.acoustic is not None:
+                self.num_frames_by_codebooks[len(row.acoustic)] += row.num_frames
             yield row
 
     def counts(self, sample_rate_hz: int) -> Counts:
@@ -66,6 +70,7 @@ class _Tally:
             rejects=dict(sorted(self.rejects.items())),
             num_frames=self.num_frames,
             carried=dict(sorted(self.carried.items())),
+            num_frames_by_codebooks=dict(sorted(self.num_frames_by_codebooks.items())),
             num_audio_samples=self.num_audio_samples,
             audio_s=self.num_audio_samples / sample_rate_hz,
         )
@@ -82,7 +87,7 @@ def process_shard(task: Task, bench: Workbench, progress: Progress) -> Committed
     standing = find_standing(bench.outputs, bench.place, shard.shard_id)
     if standing.record is not None:
         return Committed(standing.record, ours=False)
-    started_s, tally, ticket = time.monotonic(), _Tally(), bench.encoder.turn.ticket()
+    started_s, tally, ticket = time.monotonic(), _Tally(bench.token_format.adaptive), bench.encoder.turn.ticket()
     with Spool() as spool, RangeStream(bench.stores(shard.uri), shard, config.reading) as stream:
         rejects = RejectWriter(spool, bench.token_format.metadata)
         samples = admit(read_samples(stream, shard.size_bytes, config.reading, config.carry))

@@ -30,13 +30,17 @@ ROW_GROUP_SIDECAR_BYTES_MAX = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class TokenFormat:
-    """What every token shard of a job has in common."""
+    """What every token shard of a job has in common.
+
+    In an `adaptive` one rows have `num_acoustic_codebooks` at most, and say how many.
+    """
 
     semantic: bool
     num_acoustic_codebooks: int
     carry: tuple[str, ...]
     metadata: Mapping[str, str]
     writing: WritingConfig
+    adaptive: bool = False
 
 
 class TokenWriter(ABC):
@@ -69,6 +73,8 @@ def parquet_schema(token_format: TokenFormat) -> pa.Schema:
         pa.field("source_num_channels", pa.int32(), nullable=False),
         pa.field("segments", pa.list_(pa.field("element", segment, nullable=False))),
     ]
+    if token_format.adaptive:
+        fields.append(pa.field("num_acoustic_codebooks", pa.int16(), nullable=False))
     if token_format.semantic:
         fields.append(pa.field("semantic", ids))
     fields += [pa.field(f"acoustic_{k}", ids) for k in range(token_format.num_acoustic_codebooks)]
@@ -115,10 +121,12 @@ class ParquetTokenWriter(TokenWriter):
             "source_num_channels": [row.source_num_channels for row in rows],
             "segments": [[_segment(part) for part in row.segments] for row in rows],
         }
+        if self._format.adaptive:
+            columns["num_acoustic_codebooks"] = [_num_codebooks(row) for row in rows]
         if self._format.semantic:
-            columns["semantic"] = _ids_column([row.semantic for row in rows])
+            columns["semantic"] = _ids_column([_present(row.semantic) for row in rows])
         for k in range(self._format.num_acoustic_codebooks):
-            columns[f"acoustic_{k}"] = _ids_column([None if row.acoustic is None else row.acoustic[k] for row in rows])
+            columns[f"acoustic_{k}"] = _ids_column([self._codebook(row, k) for row in rows])
         for suffix in self._format.carry:
             columns[suffix] = [_sidecar(row, suffix) for row in rows]
         arrays = [
@@ -127,17 +135,26 @@ class ParquetTokenWriter(TokenWriter):
         ]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
 
+    def _codebook(self, row: TokenRow, k: int) -> NDArray[np.uint16] | None:
+        codebooks = list(_present(row.acoustic))
+        return None if self._format.adaptive and k >= len(codebooks) else codebooks[k]
+
 
 def _segment(segment: Any) -> dict[str, int]:
     return {"start": segment.start, "length": segment.length, "num_frames": segment.num_frames}
 
 
 def _ids_column(rows: list[NDArray[np.uint16] | None]) -> pa.Array:
-    """A list<uint16> column straight from the arrays, without a Python object an id."""
-    ids = [_present(row) for row in rows]
+    """A list<uint16> column straight from the arrays, without a Python object an id; None becomes null."""
+    ids = [np.empty(0, np.uint16) if row is None else row for row in rows]
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int32)
     kind = pa.list_(pa.field("element", pa.uint16(), nullable=False))
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(ids)), type=kind)
+    is_null = pa.array([row is None for row in rows]) if any(row is None for row in rows) else None
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(ids)), type=kind, mask=is_null)
+
+
+def _num_codebooks(row: TokenRow) -> int:
+    return len(_present(row.acoustic))
 
 
 def _present(ids: NDArray[np.uint16] | None) -> NDArray[np.uint16]:
@@ -195,6 +212,7 @@ class WebDatasetTokenWriter(TokenWriter):
             "source_sample_rate_hz": row.source_sample_rate_hz,
             "source_num_channels": row.source_num_channels,
             "segments": [_segment(part) for part in row.segments],
+            **({"num_acoustic_codebooks": _num_codebooks(row)} if self._format.adaptive else {}),
             **self._format.metadata,
         }
         return json.dumps(numbers, ensure_ascii=False).encode()

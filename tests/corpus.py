@@ -99,7 +99,8 @@ def tokens_of(output: str) -> Tokens:
         if path.startswith("tokens/"):
             for row in pq.read_table(io.BytesIO(content)).to_pylist():
                 assert row["key"] not in found, f"{row['key']} stands twice"
-                acoustic = [row[name] for name in sorted(row) if name.startswith("acoustic_")]
+                columns = [row[name] for name in sorted(row) if name.startswith("acoustic_")]
+                acoustic = columns[: row.get("num_acoustic_codebooks", len(columns))]
                 found[row["key"]] = (row["semantic"], acoustic)
         elif content:
             with tarfile.open(fileobj=io.BytesIO(content)) as tar:

@@ -27,6 +27,7 @@ GROUND = frozenset(
         "types",
         "errors",
         "config",
+        "codebooks",
         "retry",
         "pages",
         "storage",

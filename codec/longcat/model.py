@@ -22,7 +22,7 @@ from codec.tokens import own_tokens
 
 
 class LongCatCodec:
-    """A `codec.base.Codec`. In float32 a clip's tokens do not depend on what it is batched with.
+    """A `codec.base.ResidualCodec`. In float32 a clip's tokens do not depend on what it is batched with.
 
     On a CPU float32 is computed without padding, clips end to end (`strips.py`); all else in padded batches.
     Other precisions change the two encoders alone: features, codebook searches and decoding stay float32.
@@ -84,12 +84,24 @@ class LongCatCodec:
         """
         num_codebooks = check_streams(semantic, num_acoustic_codebooks, info=self._info)
         batch = self._pad(waveforms, lengths)
+        semantic_ids = self._semantic_ids(batch) if semantic else None
+        acoustic_ids = self._acoustic_ids(self._acoustic_latents(batch), num_codebooks) if num_codebooks else None
+        return _tokens_of(batch, semantic_ids, acoustic_ids)
+
+    @torch.no_grad()
+    def encode_with_residuals(
+        self, waveforms: torch.Tensor, lengths: torch.Tensor, *, semantic: bool = True
+    ) -> tuple[Tokens, torch.Tensor]:
+        """Tokens with all acoustic codebooks, and what each of them leaves, as `codec.base.ResidualCodec` says."""
+        batch = self._pad(waveforms, lengths)
+        semantic_ids = self._semantic_ids(batch) if semantic else None
+        latents = self._acoustic_latents(batch)
+        acoustic_ids = self._acoustic_ids(latents, len(self._info.acoustic_cardinalities))
+        with arithmetic(tf32=False):
+            energies = self.encoder.acoustic_quantizer.residual_energies(latents, acoustic_ids.to(self.device)).cpu()
         past_end = past_end_mask(batch.num_frames, batch.num_frames_max)
-        semantic_ids = self._semantic_ids(batch).masked_fill(past_end, 0) if semantic else None
-        acoustic_ids = None
-        if num_codebooks:
-            acoustic_ids = self._acoustic_ids(batch, num_codebooks).masked_fill(past_end[:, None], 0)
-        return Tokens(semantic=semantic_ids, acoustic=acoustic_ids, num_frames=batch.num_frames)
+        own_energies = energies.masked_fill(past_end[:, None], 0.0).sum(-1)
+        return _tokens_of(batch, semantic_ids, acoustic_ids), own_energies
 
     @torch.no_grad()
     def decode(self, tokens: Tokens, sample_rate_hz: int) -> torch.Tensor:
@@ -214,10 +226,19 @@ class LongCatCodec:
             ids: torch.Tensor = self.encoder.semantic_tokenizer.kmeans(features)
         return ids.cpu()
 
-    def _acoustic_ids(self, batch: PaddedBatch, num_codebooks: int) -> torch.Tensor:
-        latents = self._acoustic_latents(batch)
+    def _acoustic_ids(self, latents: torch.Tensor, num_codebooks: int) -> torch.Tensor:
         with arithmetic(tf32=False):
             return self.encoder.acoustic_quantizer.nearest(latents, num_codebooks).cpu()
+
+
+def _tokens_of(batch: PaddedBatch, semantic: torch.Tensor | None, acoustic: torch.Tensor | None) -> Tokens:
+    """Tokens of ids on the CPU, 0 past each clip's end."""
+    past_end = past_end_mask(batch.num_frames, batch.num_frames_max)
+    return Tokens(
+        semantic=None if semantic is None else semantic.masked_fill(past_end, 0),
+        acoustic=None if acoustic is None else acoustic.masked_fill(past_end[:, None], 0),
+        num_frames=batch.num_frames,
+    )
 
 
 def _unpacked(packed: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:

@@ -77,9 +77,26 @@ class ResidualCodebooks(nn.Module):
         values = [quantizer.value(one) for quantizer, one in zip(self._first(ids.shape[1]), ids.unbind(1), strict=True)]
         return torch.stack(values).sum(0)
 
+    def residual_energies(self, latents: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Energies float64 [B, 1 + K, F] of latents float32 [B, F, latent_dim], frame by frame.
+
+        First the latents' own, then of what is left behind each codebook, by ids int64 [B, K, F] that `nearest` gave.
+        The residuals are computed anew, as there: beside an encoder they cost nothing.
+        """
+        residual = latents
+        energies = [_energies(residual)]
+        for quantizer, one in zip(self._first(ids.shape[1]), ids.unbind(1), strict=True):
+            residual = residual - quantizer.value(one)
+            energies.append(_energies(residual))
+        return torch.stack(energies, dim=1)
+
     def _first(self, num_codebooks: int) -> list[HalvedCodebook]:
         return cast("list[HalvedCodebook]", list(self.quantizers)[:num_codebooks])
 
 
 def _nearest_by_cosine(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     return (functional.normalize(x, dim=-1) @ functional.normalize(codebook, dim=-1).T).argmax(-1)
+
+
+def _energies(x: torch.Tensor) -> torch.Tensor:
+    return x.double().square().sum(-1)

@@ -80,4 +80,5 @@ def info_of(config: LongCatConfig, *, checkpoint_hash: str) -> CodecInfo:
         acoustic_cardinalities=(acoustic.cardinality,) * acoustic.num_codebooks,
         segment_s_max=SEGMENT_S_MAX,
         decoder_sample_rates_hz=tuple(sorted({decoder.sample_rate_hz for decoder in config.decoders.values()})),
+        tells_residuals=True,
     )

@@ -23,6 +23,9 @@ DERIVED = ("manifest.parquet", "status.json", "job.json")
 Ids = tuple[list[int], list[list[int]]]
 """Semantic ids, and acoustic ids by codebook."""
 
+_Row = tuple[Ids, int, int, bool]
+"""Its ids, frames and audio samples, and whether it has its own number of codebooks."""
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -31,7 +34,7 @@ class Expected:
     `rows` and `rejects` by shard name, then by key; a row without ids (None) is checked in all but its ids. `hashes`
     are those of the fault-free run's objects, for shards whose bytes are as in that run. `failed` shards must not be
     committed, `committed` ones must; the others may be. A driver that was `killed` may have left its
-    probe of the store.
+    probe of the store. Rows that say their own number of acoustic codebooks must have just those, the truth's first.
     """
 
     rows: Mapping[str, Mapping[str, Ids | None]]
@@ -92,7 +95,7 @@ def check(objects: Mapping[str, bytes], expected: Expected) -> None:
 
 
 def _check_shard(name: str, record: dict, objects: Mapping[str, bytes], expected: Expected) -> None:
-    rows: dict[str, tuple[Ids, int, int]] = {}
+    rows: dict[str, _Row] = {}
     rejects: dict[str, list[str]] = {}
     for item in record["objects"]:
         folder, content = item["path"].split("/")[0], objects[item["path"]]
@@ -103,7 +106,7 @@ def _check_shard(name: str, record: dict, objects: Mapping[str, bytes], expected
             for row in pq.read_table(io.BytesIO(content)).to_pylist():
                 assert row["key"] not in rows, f"I1: {name}: {row['key']} stands twice"
                 acoustic = [row[column] for column in sorted(row) if column.startswith("acoustic_")]
-                rows[row["key"]] = ((row.get("semantic") or [], acoustic), row["num_frames"], row["num_audio_samples"])
+                rows[row["key"]] = _row(name, row, row.get("semantic") or [], acoustic)
         elif folder == "semantic":
             acoustic_path = item["path"].replace("semantic/", "acoustic/", 1)
             rows = _tar_rows(name, content, objects.get(acoustic_path))
@@ -117,19 +120,33 @@ def _check_shard(name: str, record: dict, objects: Mapping[str, bytes], expected
     assert not doubled, f"I1: {name}: rejected twice: {doubled}"
     counts = record["counts"]
     assert (counts["num_rows"], counts["num_rejected"]) == (len(rows), len(rejects)), f"I1: {name}: the counts lie"
-    for key, (ids, num_frames, num_audio_samples) in rows.items():
+    for key, (ids, num_frames, num_audio_samples, is_cut) in rows.items():
         lengths = {len(stream) for stream in ([ids[0]] if ids[0] else []) + ids[1]}
         assert lengths == {num_frames}, f"I6: {name}: {key}: {num_frames} frames, ids of {lengths}"
         assert num_frames == ceil(num_audio_samples / expected.frame_size), f"I6: {name}: {key}: {num_frames} frames"
         truth = wanted[key]
         if truth is not None:
+            truth = (truth[0], truth[1][: len(ids[1])]) if is_cut else truth
             assert ids == truth, f"I6: {name}: {key}: other ids than of the clip encoded alone"
     if name in expected.hashes:
         hashes = sorted(f"{item['path'].split('/')[0]} {item['sha256']}" for item in record["objects"])
         assert hashes == list(expected.hashes[name]), f"I2: {name}: other bytes than the fault-free run's"
 
 
-def _tar_rows(name: str, semantic: bytes, acoustic: bytes | None) -> dict[str, tuple[Ids, int, int]]:
+def _row(name: str, numbers: Mapping, semantic: list[int], acoustic: list) -> _Row:
+    """A row, of its acoustic codebooks those that it says it has."""
+    num_codebooks = numbers.get("num_acoustic_codebooks")
+    if num_codebooks is not None:
+        held = [k for k, ids in enumerate(acoustic) if ids is not None]
+        assert held == list(range(num_codebooks)) != [], (
+            f"I6: {name}: {numbers['key']} says {num_codebooks} acoustic codebooks, and has ids in {held}"
+        )
+        acoustic = acoustic[:num_codebooks]
+    ids = (semantic, acoustic)
+    return ids, numbers["num_frames"], numbers["num_audio_samples"], num_codebooks is not None
+
+
+def _tar_rows(name: str, semantic: bytes, acoustic: bytes | None) -> dict[str, _Row]:
     parts: dict[str, dict] = {}
     for content in (semantic, acoustic):
         if content is None:
@@ -145,10 +162,6 @@ def _tar_rows(name: str, semantic: bytes, acoustic: bytes | None) -> dict[str, t
                         data = file.read()
                         part[suffix] = json.loads(data) if suffix == "json" else np.load(io.BytesIO(data)).tolist()
     return {
-        key: (
-            (part.get("semantic.npy", []), part.get("acoustic.npy", [])),
-            part["json"]["num_frames"],
-            part["json"]["num_audio_samples"],
-        )
+        key: _row(name, part["json"], part.get("semantic.npy", []), part.get("acoustic.npy", []))
         for key, part in parts.items()
     }

@@ -87,3 +87,23 @@ def test_strangers_lies_and_holes_are_seen(left):
         check({path: held for path, held in objects.items() if path != commit}, expected)
     with pytest.raises(AssertionError, match=r"I3.*nothing that a run leaves"):
         check({**objects, "canary": b""}, expected)
+
+
+@pytest.mark.parametrize("format_flags", [(), ("--format=webdataset",)], ids=["parquet", "webdataset"])
+def test_rows_of_their_own_numbers_of_codebooks_are_judged(ground, format_flags):
+    ground.put_clean(3)
+    ended = ground.run("--num-acoustic-codebooks=auto:residual=0.3", *format_flags)
+    objects = ground.check(ended)
+    assert ended.report["counts"]["num_frames_by_codebooks"].keys() == {"1", "2"}
+    if format_flags:
+        return
+    expected = Expected(rows=ground._clean(), committed=frozenset(ground.shards))
+    one_more = rewritten(objects, lambda table: with_column(table, "acoustic_2", table["acoustic_0"].to_pylist()))
+    with pytest.raises(AssertionError, match=r"I6.*says \d acoustic codebooks"):
+        check(one_more, expected)
+
+    def claim_one(table):
+        return with_column(table, "num_acoustic_codebooks", [1] * len(table))
+
+    with pytest.raises(AssertionError, match=r"I6.*says 1 acoustic codebooks"):
+        check(rewritten(objects, claim_one), expected)

@@ -11,7 +11,8 @@ SECRET = "hunter2"
 SCALARS = (
     "1", "0", "-1", "1e999", ".nan", ".inf", "2026-99-99", "2001-01-01", "0x_", "0b", "1:99999:1", "true", "null",
     "~",
-    "9" * 5000, "auto", "cpu", "/data/*.tar", "s3://b/{0..3}.tar", "'a'", '"\\0"', '"\\ud800"', '"\\x1b[2J"',
+    "9" * 5000, "auto", "auto:residual=0.05", "auto:residual=1e999", "auto:",
+    "cpu", "/data/*.tar", "s3://b/{0..3}.tar", "'a'", '"\\0"', '"\\ud800"', '"\\x1b[2J"',
     "@list", "[]",
     "{}", "[[]]", "{1: 2}", "{a: b}", "!!python/object/apply:os.system ['true']", "!!python/name:os.system ''",
     "!!python/object/new:subprocess.Popen [['true']]", "!!binary aGk=", "!!set {a}", "!!timestamp '2026-99-99'",

@@ -13,7 +13,7 @@ KINDS = (CommitRecord, FailureRecord, JobRecord, StatusRecord)
 INPUT = {"uri": "s3://b/a.tar", "size_bytes": 1, "etag": "e"}
 COUNTS = {
     "num_samples": 1, "num_rows": 1, "num_rejected": 0, "rejects": {}, "num_frames": 1, "num_audio_samples": 1,
-    "audio_s": 1.0
+    "audio_s": 1.0, "num_frames_by_codebooks": {"1": 1}
 }  # fmt: skip
 WHOLE: tuple[dict[str, Any], ...] = (
     {

@@ -37,6 +37,7 @@ def row_of(shard_id: str, number: int, fingerprint: str = OWN) -> ManifestRow:
         num_audio_samples=960 * number,
         audio_s=number / 4,
         carried={"txt": number} if number else {},
+        num_frames_by_codebooks={1: number, 12: 3} if number % 3 else {},
     )
     objects = [ObjectRecord(path=f"tokens/{shard_id}.{number}.{n}", num_bytes=n, sha256="a") for n in range(number % 3)]
     record = CommitRecord(
@@ -129,6 +130,7 @@ def changed(column: str, value: object) -> pa.Table:
         ("audio_s", math.nan),
         ("audio_s", math.inf),
         ("term", -1),
+        ("num_frames_by_codebooks", [{"name": "two", "count": 1}]),
     ],
 )
 def test_a_stored_manifest_with_a_value_that_no_commit_has_is_ignored(column, value):
@@ -142,6 +144,19 @@ def test_a_stored_manifest_with_a_value_that_no_commit_has_is_ignored(column, va
     pq.write_table(changed(column, value).replace_schema_metadata(metadata), sink)
     store.put(place.manifest, sink.getvalue())
     assert len(load_manifest(store, place, OWN).rows) == 0
+
+
+def test_a_manifest_of_before_clips_chose_their_codebooks_is_read():
+    store, place = MemoryStore(), OutputPlace(f"{BASE}/out")
+    whole = Rows(OWN)
+    for number in (0, 3):  # of fixed numbers
+        whole[IDS[number]] = row_of(IDS[number], number)
+    write_manifest(store, place, Manifest(OWN, whole))
+    before = pq.ParquetFile(io.BytesIO(store.read(place.manifest, bytes_max=1 << 20))).read()
+    sink = io.BytesIO()
+    pq.write_table(before.drop_columns(["num_frames_by_codebooks"]), sink)
+    store.put(place.manifest, sink.getvalue())
+    assert dict(load_manifest(store, place, OWN).rows) == dict(whole)
 
 
 def test_a_resume_reads_pages_of_names_and_the_manifest_and_no_commit():
