@@ -11,6 +11,7 @@ from typing import Final
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from jobs.qa_codebooks import Codebook
@@ -32,6 +33,7 @@ def distribution(values: Mapping[int, Sequence[float]], name: str) -> str:
             axes.legend(frameon=False)
         axes.set_xlabel(name)
         axes.set_ylabel("clips")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         return _data_uri(figure)
 
 

@@ -20,7 +20,7 @@ from pipeline.resample import resample
 
 RATE_HZ: Final = 16_000
 SCORED_S_MIN: Final = 0.5
-"""Shorter speech has no score: STOI looks at windows of 384 ms."""
+"""Shorter speech has no STOI and no PESQ, as silence has none: STOI looks at windows of 384 ms."""
 
 _FFT, _HOP, _NUM_MELS = 512, 160, 80
 _FLOOR_DB: Final = -60.0
@@ -60,10 +60,10 @@ def score(source: NDArray[np.float32], decoded: NDArray[np.float32]) -> Scores:
     """Scores of `decoded` [T'] against `source` [T], both at `RATE_HZ`, over what both have."""
     length = min(len(source), len(decoded))
     source, decoded = source[:length], decoded[:length]
-    is_long = length >= SCORED_S_MIN * RATE_HZ
+    has_scores = length >= SCORED_S_MIN * RATE_HZ and bool(source.any()) and bool(decoded.any())
     return Scores(
-        stoi=_stoi(source, decoded) if is_long else None,
-        pesq=_pesq(source, decoded) if is_long else None,
+        stoi=_stoi(source, decoded) if has_scores else None,
+        pesq=_pesq(source, decoded) if has_scores else None,
         log_mel_db=log_mel_distance_db(source, decoded),
     )
 
