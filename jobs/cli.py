@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_decode(commands)
     _add_status(commands)
     _add_verify(commands)
+    _add_qa(commands)
     _add_redo(commands)
     _add_gc(commands)
     _add_bench(commands)
@@ -344,6 +345,36 @@ def _add_verify(commands: Any) -> None:
         commands, "verify", run, "read every object again: size, sha256, counts, ids, frames, keys; list orphans"
     )
     parser.add_argument("output")
+    parser.add_argument("--json", action="store_true")
+
+
+def _add_qa(commands: Any) -> None:
+    def run(arguments: argparse.Namespace) -> int:
+        from jobs.options import storage_settings
+        from jobs.qa import qa, write_page
+
+        storage, retry = storage_settings()
+        report = qa(
+            arguments.output,
+            num_clips=arguments.num_clips,
+            seed=arguments.seed,
+            storage=storage,
+            retry=retry,
+            codec=arguments.codec or "",
+            device=arguments.device,
+        )
+        write_page(report, arguments.out)
+        _emit(report, arguments.json)
+        return report.exit_code
+
+    parser = _command(commands, "qa", run, "decode a sample, score it against its sources, write a page to listen to")
+    parser.epilog = "exit codes: 0 when every drawn row was compared with its source; 1 when some were not; 2 refused"
+    parser.add_argument("output", help="of voxmill run")
+    parser.add_argument("--out", default="qa.html", metavar="FILE", help="the page (default: %(default)s)")
+    parser.add_argument("--num-clips", type=int, default=16, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
+    parser.add_argument("--codec", metavar="NAME_OR_URI", help="default: the one that made the tokens")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--json", action="store_true")
 
 
