@@ -79,14 +79,17 @@ class Upsampling:
 
     def __call__(self, x: torch.Tensor, *, last: bool) -> torch.Tensor:
         """[B, T, C_in] to [B, T', C_out]; T' is `T * rate` but for the first and the last call."""
-        rate, num_before = self._conv.stride, self._conv.num_seen - 1
-        before = zeros_like_rows(x, num_before) if self._rows is None else self._rows
-        rows = torch.cat((before, x, zeros_like_rows(x, 1)), dim=1)
-        self._rows = rows[:, x.shape[1] : -1]
-        begin, num = num_before * rate, x.shape[1] * rate + (self._conv.padding if last else 0)
+        num_before = self._conv.num_seen - 1
+        parts = [zeros_like_rows(x, num_before) if self._rows is None else self._rows, x]
+        num = x.shape[1] * self._conv.stride
+        if last:
+            parts.append(zeros_like_rows(x, 1))
+            num += self._conv.padding
+        rows = torch.cat(parts, dim=1)
+        self._rows = rows[:, x.shape[1] :]
         now_cut = min(self._num_cut, num)
         self._num_cut -= now_cut
-        return self._conv.uncut(rows)[:, begin + now_cut : begin + num]
+        return self._conv.settled(rows)[:, now_cut:num]
 
 
 class Residual:
