@@ -167,7 +167,7 @@ class TransposedConv(PublishedLayer):
         """
         num = x.shape[1] - self.num_seen + 1
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)
-        parts = (x @ weight).unflatten(2, (self.num_seen, self.stride, -1))
+        parts = (x @ weight).view(*x.shape[:2], self.num_seen, self.stride, self._published[1])
         # What is added to a row's outputs comes from the row itself and from those before it.
         shifted = [parts[:, self.num_seen - 1 - back :][:, :num, back] for back in range(self.num_seen)]
         return (torch.stack(shifted).sum(0) + self.bias).flatten(1, 2)

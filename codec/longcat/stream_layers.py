@@ -8,7 +8,7 @@ output is what the layer gives of the whole input, but for last bits that follow
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -109,19 +109,23 @@ class Residual:
 
 
 class Recurrent:
-    """An LSTM."""
+    """An LSTM, step by step: its kernel for sequences would copy all weights into another order at every call."""
 
     def __init__(self, lstm: nn.LSTM) -> None:
         self._lstm = lstm
+        weights = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
+        self._weights = cast(tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], weights)
         self._state: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, x: torch.Tensor, *, last: bool) -> torch.Tensor:  # noqa: ARG002
         """[B, T, C] to the same shape."""
-        if not x.shape[1]:
-            return x
-        remembered: torch.Tensor
-        remembered, self._state = self._lstm(x, self._state)
-        return remembered
+        lstm, remembered = self._lstm, [x[:, :0]]
+        hidden, cell = self._state or (x.new_zeros(len(x), lstm.hidden_size), x.new_zeros(len(x), lstm.hidden_size))
+        for row in x.unbind(1):
+            hidden, cell = torch.lstm_cell(row, (hidden, cell), *self._weights)
+            remembered.append(hidden[:, None])
+        self._state = hidden, cell
+        return torch.cat(remembered, dim=1)
 
 
 class Chain:
