@@ -86,22 +86,27 @@ class Conv(PublishedLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T, C_in] to [B, T', C_out]."""
+        if self.weight.dim() == 2:
+            return functional.linear(x, self.weight, self.bias)
         left, right = self.padding
         if left != right:
             x, left = functional.pad(x, (0, 0, left, right)), 0
-        return self._convolved(x, left)
-
-    def unpadded(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, T, C_in] to [B, (T - span) // stride + 1, C_out]: outputs that see rows of `x` alone, T >= span."""
-        return self._convolved(x, 0)
-
-    def _convolved(self, x: torch.Tensor, padding: int) -> torch.Tensor:
-        if self.weight.dim() == 2:
-            return functional.linear(x, self.weight, self.bias)
         y = functional.conv2d(
-            _as_image(x), self.weight, self.bias, stride=self.stride, dilation=self.dilation, padding=(0, padding)
+            _as_image(x), self.weight, self.bias, stride=self.stride, dilation=self.dilation, padding=(0, left)
         )
         return _as_sequence(y)
+
+    def unpadded(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, T, C_in] to [B, (T - span) // stride + 1, C_out]: outputs that see rows of `x` alone, T >= span.
+
+        For few rows: one product with the weights as they lie in memory, which a convolution's kernel would first
+        copy into another order, at every call.
+        """
+        if self.weight.dim() == 2:
+            return functional.linear(x, self.weight, self.bias)
+        windows = x.unfold(1, self.reach.span, self.stride)[..., :: self.dilation]
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return functional.linear(windows.transpose(2, 3).flatten(2), weight, self.bias)
 
     def published_shapes(self) -> Shapes:
         """Weight norm's two parts, `weight_g` and `weight_v`, and `bias`."""
@@ -145,22 +150,27 @@ class TransposedConv(PublishedLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T, C_in] to [B, T * stride, C_out]."""
-        return self._convolved(x, self.padding, self.output_padding)
-
-    def uncut(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, T, C_in] to [B, (T - 1) * stride + kernel size, C_out]: with the rows that `padding` cuts off."""
-        return self._convolved(x, 0, 0)
-
-    def _convolved(self, x: torch.Tensor, padding: int, output_padding: int) -> torch.Tensor:
         y = functional.conv_transpose2d(
             _as_image(x),
             self.weight,
             self.bias,
             stride=(1, self.stride),
-            padding=(0, padding),
-            output_padding=(0, output_padding),
+            padding=(0, self.padding),
+            output_padding=(0, self.output_padding),
         )
         return _as_sequence(y)
+
+    def settled(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, T, C_in] to [B, (T - num_seen + 1) * stride, C_out]: outputs that see rows of `x` alone, uncut.
+
+        The kernel size is a multiple of the stride. For few rows, as `Conv.unpadded`.
+        """
+        num = x.shape[1] - self.num_seen + 1
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+        parts = (x @ weight).view(*x.shape[:2], self.num_seen, self.stride, self._published[1])
+        # What is added to a row's outputs comes from the row itself and from those before it.
+        shifted = [parts[:, self.num_seen - 1 - back :][:, :num, back] for back in range(self.num_seen)]
+        return (torch.stack(shifted).sum(0) + self.bias).flatten(1, 2)
 
     def published_shapes(self) -> Shapes:
         """Weight norm's two parts, `weight_g` and `weight_v`, and `bias`."""

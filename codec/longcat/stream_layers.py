@@ -8,7 +8,7 @@ output is what the layer gives of the whole input, but for last bits that follow
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -79,14 +79,17 @@ class Upsampling:
 
     def __call__(self, x: torch.Tensor, *, last: bool) -> torch.Tensor:
         """[B, T, C_in] to [B, T', C_out]; T' is `T * rate` but for the first and the last call."""
-        rate, num_before = self._conv.stride, self._conv.num_seen - 1
-        before = zeros_like_rows(x, num_before) if self._rows is None else self._rows
-        rows = torch.cat((before, x, zeros_like_rows(x, 1)), dim=1)
-        self._rows = rows[:, x.shape[1] : -1]
-        begin, num = num_before * rate, x.shape[1] * rate + (self._conv.padding if last else 0)
+        num_before = self._conv.num_seen - 1
+        parts = [zeros_like_rows(x, num_before) if self._rows is None else self._rows, x]
+        num = x.shape[1] * self._conv.stride
+        if last:
+            parts.append(zeros_like_rows(x, 1))
+            num += self._conv.padding
+        rows = torch.cat(parts, dim=1)
+        self._rows = rows[:, x.shape[1] :]
         now_cut = min(self._num_cut, num)
         self._num_cut -= now_cut
-        return self._conv.uncut(rows)[:, begin + now_cut : begin + num]
+        return self._conv.settled(rows)[:, now_cut:num]
 
 
 class Residual:
@@ -106,19 +109,23 @@ class Residual:
 
 
 class Recurrent:
-    """An LSTM."""
+    """An LSTM, step by step: its kernel for sequences would copy all weights into another order at every call."""
 
     def __init__(self, lstm: nn.LSTM) -> None:
         self._lstm = lstm
+        weights = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
+        self._weights = cast(tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], weights)
         self._state: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, x: torch.Tensor, *, last: bool) -> torch.Tensor:  # noqa: ARG002
         """[B, T, C] to the same shape."""
-        if not x.shape[1]:
-            return x
-        remembered: torch.Tensor
-        remembered, self._state = self._lstm(x, self._state)
-        return remembered
+        lstm, remembered = self._lstm, [x[:, :0]]
+        hidden, cell = self._state or (x.new_zeros(len(x), lstm.hidden_size), x.new_zeros(len(x), lstm.hidden_size))
+        for row in x.unbind(1):
+            hidden, cell = torch.lstm_cell(row, (hidden, cell), *self._weights)
+            remembered.append(hidden[:, None])
+        self._state = hidden, cell
+        return torch.cat(remembered, dim=1)
 
 
 class Chain:

@@ -53,7 +53,7 @@ def state_bytes(stream: object) -> int:
     seen: set[int] = set()
 
     def look(value: object) -> None:
-        if id(value) in seen or isinstance(value, nn.Module):
+        if id(value) in seen or isinstance(value, nn.Module | nn.Parameter):
             return
         seen.add(id(value))
         if isinstance(value, torch.Tensor):
