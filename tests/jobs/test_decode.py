@@ -31,6 +31,9 @@ from tests.pipeline.test_synthesizer import DECODINGS, STEP
 
 ENVIRONMENT = StorageConfig(), RetryConfig(attempts_max=2, backoff_s=0.01)
 FAST = {"retry": {"attempts_max": 3, "backoff_s": 0.05}, "running": {"tick_s": 0.05, "retry_backoff_s": 0.05}}
+LIMIT_S = 100.0
+"""For a process that decodes two shards; it takes some seconds where nobody else computes."""
+
 REFERENCE_CLIPS = ("16k_mono", "16k_short_350ms", "22k_mono")
 
 
@@ -386,7 +389,7 @@ def test_killed_at_every_call_to_the_store_the_same_command_completes(tokens, tm
     kills = sabotage("at_store_calls", notes, only=r"\w+ (put\w*|delete) out.*", signal_name="SIGKILL")
     with lab(tmp_path) as processes:
         for number in range(1, 100):
-            ended = processes.start(command, {}, kills).wait()
+            ended = processes.start(command, {}, kills).wait(LIMIT_S)
             if ended.exit_code == 0:
                 break
             assert ended.exit_code == -9, ended.stderr
@@ -406,7 +409,7 @@ def test_two_drivers_on_one_decoding_make_one_commit_a_shard(tokens, reference, 
     command = ["decode", tokens, "--to=24000", f"--out={tmp_path}/out", *FLAGS, "--json"]
     with lab(tmp_path) as processes:
         both = [processes.start(command, {}) for _ in range(2)]
-        ended = [one.wait() for one in both]
+        ended = [one.wait(LIMIT_S) for one in both]
     assert [one.exit_code for one in ended] == [0, 0], [one.stderr for one in ended]
     assert sum(one.report["num_committed_now"] for one in ended) == 3
     assert hashes(tmp_path / "out") == reference[1]
