@@ -226,6 +226,7 @@ def test_a_batch_that_is_halved_changes_no_choice() -> None:
         (lambda e: e[:, :-1], "expected float64"),
         (lambda e: e[:-1], "expected float64"),
         (lambda e: e * math.nan, "not finite"),
+        (lambda e: e + math.inf, "not finite"),
         (lambda e: e - 1e18, "negative"),
     ],
 )
