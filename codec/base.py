@@ -88,6 +88,21 @@ class Codec(Protocol):
 
 
 @runtime_checkable
+class PackingCodec(Codec, Protocol):
+    """A codec that says whether it pays for padding; of one that does not say so it is taken for granted."""
+
+    @property
+    def computes_padding(self) -> bool:
+        """Whether what stands past the clips' ends takes time as the clips do."""
+        ...
+
+
+def computes_padding(codec: Codec) -> bool:
+    """Whether padding costs time with this codec."""
+    return codec.computes_padding if isinstance(codec, PackingCodec) else True
+
+
+@runtime_checkable
 class StagingCodec(Codec, Protocol):
     """A codec that takes a batch to its device ahead of time."""
 

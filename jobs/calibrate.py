@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from codec.base import Codec, CodecInfo, Tokens
+from codec.base import Codec, CodecInfo, Tokens, computes_padding
 from codec.registry import codec_info, load_codec
 from jobs.executor import InlineExecutor
 from jobs.plan import PlanReport, plan
@@ -22,7 +22,6 @@ from jobs.prepare import check_codec
 from jobs.replica import ReplicaSetup, checkpoint_options
 from jobs.terminal import duration
 from pipeline.admission import admit
-from pipeline.batcher import windows
 from pipeline.config import JobConfig, fingerprint, fingerprint_parts
 from pipeline.decoder import DecoderPool
 from pipeline.encoder import Encoder, Progress
@@ -184,6 +183,11 @@ class Meter:
         return self.codec.info
 
     @property
+    def computes_padding(self) -> bool:
+        """Whether the codec does."""
+        return computes_padding(self.codec)
+
+    @property
     def times_real_time(self) -> float:
         """Audio seconds a second; the first batch, at which much is loaded and compiled, counts only when alone."""
         if len(self.ends_s) == 1:
@@ -237,11 +241,11 @@ def measured(setup: ReplicaSetup, shards: Iterable[Shard], *, clock: Clock, meas
 
 
 def _encode_shard(shard: Shard, config: JobConfig, decoder: DecoderPool, encoder: Encoder) -> None:
-    info, progress, ticket = encoder.codec.info, Progress(), encoder.turn.ticket()
+    progress, ticket = Progress(), encoder.turn.ticket()
     with RangeStream(Stores(config.storage, config.retry)(shard.uri), shard, config.reading) as stream:
         samples = admit(read_samples(stream, shard.size_bytes, config.reading, config.carry))
         clips = _clips(decoder.decode(samples))
-        planned = windows(clips, config.batching, sample_rate_hz=info.sample_rate_hz, frame_size=info.frame_size)
+        planned = encoder.windows(clips, config.batching)
         with prefetched(planned, items_max=config.batching.windows_in_flight, name="calibrating") as feed:
             for window in feed:
                 for _ in encoder.encode(window, ticket=ticket, progress=progress):

@@ -43,9 +43,10 @@ def entry() -> NoReturn:
 
 
 def _complain(unraisable: sys.UnraisableHookArgs) -> None:
-    """Of an error in a destructor; not where an interrupt left an object half made, which is no error."""
+    """Of an error in a destructor; not where an interrupt left an object half made, so that it lacks attributes."""
     interrupts = sys.modules.get("jobs.interrupts")
-    if interrupts is None or not interrupts.Interrupts.any_raised:
+    is_half_made = isinstance(unraisable.exc_value, AttributeError)
+    if interrupts is None or not (interrupts.Interrupts.any_raised and is_half_made):
         sys.__unraisablehook__(unraisable)
 
 

@@ -76,29 +76,38 @@ class _Actions:
         return action
 
 
+_ONE_KEEPER = threading.Lock()
+"""Two at once would each put back what the other found."""
+
+
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
     """Keep SIGTERM's handler while a library is used that takes it, as Ray does while it starts and while it ends.
 
-    What it sets by Python is not set. What it sets by the C library, where Python could answer only once the main
-    thread is out of it, a thread puts back, every millisecond and once more at the end.
+    What it sets by Python in this thread is not set. What it sets by the C library, where Python could answer only
+    once the main thread is out of it, a thread puts back, every millisecond and once more at the end.
     """
-    actions, over, set_handler = _Actions(), threading.Event(), signal.signal
+    with _ONE_KEEPER:
+        actions, over, set_handler, ours = _Actions(), threading.Event(), signal.signal, threading.get_ident()
 
-    def keep() -> None:
-        while not over.wait(_KEEP_EVERY_S):
-            actions.put_back()
+        def keep() -> None:
+            while not over.wait(_KEEP_EVERY_S):
+                actions.put_back()
 
-    def set_other(number: int, handler: Any) -> Any:
-        return signal.getsignal(number) if number == signal.SIGTERM else set_handler(number, handler)
+        def set_other(number: int, handler: Any) -> Any:
+            is_kept = number == signal.SIGTERM and threading.get_ident() == ours
+            return signal.getsignal(number) if is_kept else set_handler(number, handler)
 
-    keeper = threading.Thread(target=keep, name="voxmill-sigterm", daemon=True)
-    keeper.start()
-    signal.signal = set_other  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        signal.signal = set_handler
-        over.set()
-        keeper.join()
-        actions.put_back()
+        keeper = threading.Thread(target=keep, name="voxmill-sigterm", daemon=True)
+        try:
+            keeper.start()
+            signal.signal = set_other  # type: ignore[assignment]
+            yield
+        finally:  # an interrupt may come between any two of these lines
+            over.set()
+            signal.signal = set_handler
+            try:
+                if keeper.ident is not None:
+                    keeper.join()
+            finally:
+                actions.put_back()

@@ -33,6 +33,8 @@ _UNKNOWN_LENGTH_MIN: Final = 1 << 62
 """libsndfile's largest count stands for a length that the header leaves open."""
 _SUBTYPES_UNREAD: Final = frozenset({"MPEG_LAYER_I", "MPEG_LAYER_II"})
 """Their length is guessed from the first frame, and no header can mend that as it can for layer III."""
+_OF_16_BITS: Final = frozenset({"AIFF", "AU", "NIST", "RF64", "WAV", "WAVEX"})
+"""Whose PCM_16 is true of each sample; a FLAC frame may be of another depth than its header says."""
 _MALLOC_FAILED: Final = 17
 """libsndfile's SFE_MALLOC_FAILED."""
 
@@ -131,7 +133,7 @@ def _is_mono_of_16_bits(sound: _UnseekingFile, audio: bytes, sample_rate_hz: int
     """Whether the source's samples come out as they stand in the file, which are of 16 bits."""
     if sound.subtype != "PCM_16" or sound.channels != 1 or sound.samplerate != sample_rate_hz:
         return False
-    return sound.format != "FLAC" or has_16_bit_frames(audio)
+    return sound.format in _OF_16_BITS or (sound.format == "FLAC" and has_16_bit_frames(audio))
 
 
 def _blocks(sound: _UnseekingFile, source: io.BytesIO, num_declared: int | None, dtype: _Dtype) -> Iterator[Pcm]:

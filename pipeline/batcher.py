@@ -18,6 +18,12 @@ WINDOW_SIDECAR_BYTES_MAX = 64 << 20
 WINDOW_CLIPS_MAX = 1 << 16
 """A window closes at these too: clips may be short and their sidecars large."""
 
+BATCH_COST_S = 0.5
+"""What a batch costs beside its seconds, in seconds of padding."""
+
+BATCH_COST_WITHOUT_PADDING_S = 8.0
+"""The same where padding is not computed: what is left of its cost is memory, and clips of like length go faster."""
+
 
 @dataclass(frozen=True, slots=True)
 class CutClip:
@@ -44,8 +50,18 @@ class Window:
     batches: tuple[tuple[Piece, ...], ...]
 
 
-def windows(clips: Iterable[Clip], config: BatchingConfig, *, sample_rate_hz: int, frame_size: int) -> Iterator[Window]:
+def windows(
+    clips: Iterable[Clip],
+    config: BatchingConfig,
+    *,
+    sample_rate_hz: int,
+    frame_size: int,
+    computes_padding: bool = True,
+) -> Iterator[Window]:
     """Cut clips into segments, gather them in windows, and plan each window's batches."""
+    if config.batch_cost_s is None:
+        default = BATCH_COST_S if computes_padding else BATCH_COST_WITHOUT_PADDING_S
+        config = config.model_copy(update={"batch_cost_s": default})
     gathered: list[CutClip] = []
     gathered_s, sidecar_bytes = 0.0, 0
     for clip in clips:
@@ -73,6 +89,7 @@ def _window(clips: Sequence[CutClip], config: BatchingConfig, frame_s: float) ->
         for clip_index, cut_clip in enumerate(clips)
         for segment_index, segment in enumerate(cut_clip.segments)
     ]
+    assert config.batch_cost_s is not None
     frames_max = int(config.batch_s / frame_s + 1e-9)
     batches = plan(pieces, frames_max, config.batch_size_max, batch_cost_frames=config.batch_cost_s / frame_s)
     return Window(tuple(clips), batches)

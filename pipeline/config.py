@@ -22,7 +22,7 @@ from pipeline.errors import ConfigError
 FORMAT_VERSION = 1
 """Of the output place: raised when a reader of the old one could misread the new one."""
 
-TOKENS_VERSION = 3
+TOKENS_VERSION = 4
 """Of how tokens and rejects are made: raised when the same settings give others, so that no output mixes two."""
 
 TOKENS: dict[str, Any] = {"decides_tokens": True}
@@ -100,8 +100,12 @@ class BatchingConfig(_Group):
 
     batch_s: float = Field(60.0, gt=0, le=86400, description="padded seconds of one batch", json_schema_extra=TOKENS)
     batch_size_max: int = Field(64, ge=1, le=65536, json_schema_extra=TOKENS)
-    batch_cost_s: float = Field(
-        0.5, ge=0, le=86400, description="padding that a batch fewer is worth, in seconds", json_schema_extra=TOKENS
+    batch_cost_s: float | None = Field(
+        None,
+        ge=0,
+        le=86400,
+        description="padding that a batch fewer is worth, in seconds; default: 0.5, where padding costs nothing 8",
+        json_schema_extra=TOKENS,
     )
     window_s: float = Field(
         1200.0, gt=0, le=86400, description="seconds of clips sorted by length at once", json_schema_extra=TOKENS

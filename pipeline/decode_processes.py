@@ -10,21 +10,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from pipeline.decode_chunk import Chunk, Decoded, Refused, WorkerDiedError
 from pipeline.decode_memory import SharedMemory
 from pipeline.decode_messages import WorkerSettings, channel_pair, memory_file, receive, send
 from pipeline.errors import DecoderUnavailableError
-from pipeline.pages import PAGES
-from pipeline.types import Content, Pcm, RejectReason
+from pipeline.types import Content, RejectReason
 
 STARTS_MAX: Final = 5
 """Starts in a row that may fail before decoding is given up."""
@@ -32,29 +27,8 @@ START_S_MAX: Final = 120.0
 """For a zygote to import its libraries, over a slow network file system too."""
 _BACKOFF_S: Final = 0.2
 _END_S_MAX: Final = 5.0
-_WAIT_S_MIN: Final = 0.001
-"""A socket takes 0 for "do not wait"."""
 _STDERR_BYTES_SHOWN: Final = 2_000
-_SAMPLE_BYTES: Final = (2, 4)
-"""Of int16 and float32."""
 _ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A decoded sample: mono `pcm` [num_audio_samples] at the codec's rate, as in `Clip`."""
-
-    pcm: Pcm
-    source_sample_rate_hz: int
-    source_num_channels: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A sample that could not be decoded."""
-
-    reason: RejectReason
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,24 +226,26 @@ class DecodingSeat:
     def _attempt(self, files: Sequence[Content]) -> tuple[list[Decoded | Refused], Refused | None]:
         """The outcomes up to the loss of the worker, and how it was lost, if it was."""
         worker = self.start()
-        outcomes: list[Decoded | Refused] = []
+        chunk = Chunk(worker.channel, worker.memory, len(files), self._timeout_s)
         try:
             _hand_over(worker, files)
-            for _ in files:
-                outcomes.append(_outcome(worker, self._timeout_s))  # noqa: PERF401  # what came before a loss is kept
+            chunk.wait()
         except TimeoutError:
             self._end_worker(worker)
             detail = f"decoding took longer than {self._timeout_s} s (decoding.timeout_s); tried twice"
-            return outcomes, Refused(RejectReason.DECODER_TIMEOUT, detail)
-        except _WorkerDiedError as error:
+            loss = Refused(RejectReason.DECODER_TIMEOUT, detail)
+        except WorkerDiedError as error:
             self._end_worker(worker)
-            return outcomes, Refused(RejectReason.DECODER_CRASHED, f"the decoder failed with {error}; tried twice")
+            loss = Refused(RejectReason.DECODER_CRASHED, f"the decoder failed with {error}; tried twice")
         except EOFError:
-            return outcomes, Refused(RejectReason.DECODER_CRASHED, f"{self._end_worker(worker)}; tried twice")
+            loss = Refused(RejectReason.DECODER_CRASHED, f"{self._end_worker(worker)}; tried twice")
         except BaseException:
             self._end_worker(worker)  # answers that nobody took would be given to other files
             raise
-        return outcomes, None
+        else:
+            return chunk.outcomes, None
+        chunk.take_what_is_left()
+        return chunk.outcomes, loss if len(chunk.outcomes) < len(files) else None
 
     def _end_worker(self, worker: Worker) -> str:
         """How the worker ended, in words. Raises `DecoderUnavailableError` when it was ended by `close`."""
@@ -284,11 +260,8 @@ class DecodingSeat:
         return f"the decoding process ended with exit status {os.WEXITSTATUS(status)}"
 
 
-class _WorkerDiedError(EOFError):
-    """A worker's last words."""
-
-
 def _hand_over(worker: Worker, files: Sequence[Content]) -> None:
+    worker.memory.clear_answers()
     sizes = [len(file) for file in files]
     if sum(sizes) <= len(worker.memory.audio):
         offset = 0
@@ -302,46 +275,6 @@ def _hand_over(worker: Worker, files: Sequence[Content]) -> None:
             joined.write(file)
         joined.flush()
         send(worker.channel, {"sizes": sizes}, joined.fileno())
-
-
-def _outcome(worker: Worker, timeout_s: float) -> Decoded | Refused:
-    """What became of the next file. Raises `TimeoutError`, and `EOFError` when the worker is lost."""
-    deadline_s = time.monotonic() + timeout_s
-    parts: deque[NDArray[np.uint8]] = deque()
-    while True:
-        worker.channel.settimeout(max(deadline_s - time.monotonic(), _WAIT_S_MIN))
-        answer, _ = receive(worker.channel)
-        if "died" in answer:
-            raise _WorkerDiedError(answer["died"])
-        if "reason" in answer:
-            return Refused(RejectReason(answer["reason"]), answer["detail"])
-        is_last = "num_audio_samples" in answer
-        # Copied: the worker writes the next clip there, and a clip lives long.
-        taken = worker.memory.pcm[slice(*answer["pcm"])]
-        part = PAGES.take(len(taken)) if is_last and not parts else np.empty(len(taken), np.uint8)
-        part[:] = taken
-        parts.append(part)
-        if is_last:
-            sample_bytes = answer["sample_bytes"]
-            if sample_bytes not in _SAMPLE_BYTES or sum(map(len, parts)) != sample_bytes * answer["num_audio_samples"]:
-                raise EOFError("the waveform is not as long as announced")
-            joined = _joined(parts)
-            pcm: Pcm = joined.view(np.int16) if sample_bytes == 2 else joined.view(np.float32)
-            return Decoded(pcm, answer["source_sample_rate_hz"], answer["source_num_channels"])
-        send(worker.channel, {"taken": True})
-
-
-def _joined(parts: deque[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """All parts in one array; each is let go of as it is copied, so that hours of audio are never held twice."""
-    if len(parts) == 1:
-        return parts[0]
-    joined = np.empty(sum(map(len, parts)), np.uint8)
-    filled = 0
-    while parts:
-        part = parts.popleft()
-        joined[filled : filled + len(part)] = part
-        filled += len(part)
-    return joined
 
 
 def _pool_is_closed() -> DecoderUnavailableError:

@@ -28,7 +28,7 @@ import torch
 
 from pipeline.audio import decode_audio
 from pipeline.clip_limits import AudioRejectedError, ClipLimits
-from pipeline.decode_memory import SharedMemory
+from pipeline.decode_memory import Answer, SharedMemory
 from pipeline.decode_messages import DETAIL_CHARS_MAX, WorkerSettings, receive, send
 from pipeline.types import Pcm, RejectReason
 
@@ -40,6 +40,7 @@ _M_MMAP_THRESHOLD: Final = -3
 """glibc's malloc.h: mallopt(3)."""
 _OWN_MAP_BYTES_MIN: Final = 4 << 20
 _KEPT_BYTES_MAX: Final = 16 << 20
+_ALIGNMENT: Final = 64
 
 Hook = Callable[[bytes], None]
 
@@ -142,8 +143,8 @@ class _Decoder:
         self, channel: socket.socket, memory: SharedMemory, settings: WorkerSettings, hook: Hook | None
     ) -> None:
         self._channel = channel
-        self._audio = memory.audio
-        self._pcm = _PcmArea(channel, memory.pcm)
+        self._memory = memory
+        self._pcm = _PcmArea(memory.pcm, self._hand_on)
         self._sample_rate_hz = settings.sample_rate_hz
         self._limits = ClipLimits(settings.clip_ms_min, settings.clip_s_max)
         self._memory_bytes_max = settings.memory_bytes_max
@@ -154,42 +155,52 @@ class _Decoder:
         self._pcm.clear()
         offset = 0
         with nullcontext() if fd is None else os.fdopen(fd, "rb") as files:
-            for size in sizes:
+            for file_index, size in enumerate(sizes):
                 if files is not None:
                     files.seek(offset)
+                audio = bytes(self._memory.audio[offset : offset + size]) if files is None else files.read(size)
                 try:
-                    self._decode(bytes(self._audio[offset : offset + size]) if files is None else files.read(size))
+                    self._decode(file_index, audio)
                 except AudioRejectedError as error:
                     self._refuse(error.reason, error.detail)
                 except MemoryError:
                     detail = f"decoding takes more than {self._memory_bytes_max} bytes (decoding.memory_bytes_max)"
                     self._refuse(RejectReason.DECODER_OUT_OF_MEMORY, detail)
                 offset += size
+        self._tell({})
 
-    def _decode(self, audio: bytes) -> None:
+    def _decode(self, file_index: int, audio: bytes) -> None:
         if self._hook is not None:
             self._hook(audio)
         self._pcm.begin()
         decoded = decode_audio(audio, self._sample_rate_hz, self._limits, self._pcm.write)
-        answer = {
-            "pcm": self._pcm.filled,
-            "num_audio_samples": decoded.num_audio_samples,
-            "sample_bytes": decoded.sample_bytes,
-            "source_sample_rate_hz": decoded.source_sample_rate_hz,
-            "source_num_channels": decoded.source_num_channels,
-        }
-        send(self._channel, answer)
+        answer = Answer(
+            file_index,
+            *self._pcm.filled,
+            num_audio_samples=decoded.num_audio_samples,
+            sample_bytes=decoded.sample_bytes,
+            source_sample_rate_hz=decoded.source_sample_rate_hz,
+            source_num_channels=decoded.source_num_channels,
+        )
+        self._memory.add_answer(answer)
 
     def _refuse(self, reason: RejectReason, detail: str) -> None:
-        send(self._channel, {"reason": reason.value, "detail": detail[:DETAIL_CHARS_MAX]})
+        self._tell({"reason": reason.value, "detail": detail[:DETAIL_CHARS_MAX]})
+
+    def _hand_on(self) -> None:
+        self._tell({"pcm": self._pcm.filled})
+        receive(self._channel)  # the parent's word that it has taken this part, and all that was before
+
+    def _tell(self, message: dict[str, object]) -> None:
+        send(self._channel, {"num_answers": self._memory.num_answers, **message})
 
 
 class _PcmArea:
-    """The waveforms of a chunk, one after the other; the parent is asked to make room where they do not fit."""
+    """The waveforms of a chunk, one after the other; `hand_on` is called to make room where they do not fit."""
 
-    def __init__(self, channel: socket.socket, area: memoryview) -> None:
-        self._channel = channel
+    def __init__(self, area: memoryview, hand_on: Callable[[], None]) -> None:
         self._area = area
+        self._hand_on = hand_on
         self._start = self._end = 0
 
     @property
@@ -202,16 +213,15 @@ class _PcmArea:
         self._start = self._end = 0
 
     def begin(self) -> None:
-        """A clip begins."""
-        self._start = self._end
+        """A clip begins, where values of any size may."""
+        self._start = self._end = min(-(-self._end // _ALIGNMENT) * _ALIGNMENT, len(self._area))
 
     def write(self, block: Pcm) -> None:
         """The clip's next samples."""
         rest = block.data.cast("B")
         while rest:
             if self._end == len(self._area):
-                send(self._channel, {"pcm": self.filled})
-                receive(self._channel)  # the parent's word that it has taken this part, and all that was before
+                self._hand_on()
                 self.clear()
             piece = rest[: len(self._area) - self._end]
             self._area[self._end : self._end + len(piece)] = piece

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec.base import Codec, StagingCodec, Tokens
-from pipeline.batcher import CutClip, Piece, Window
+from codec.base import Codec, StagingCodec, Tokens, computes_padding
+from pipeline.batcher import CutClip, Piece, Window, windows
+from pipeline.config import BatchingConfig
 from pipeline.errors import CodecContractError, ShardCancelledError
 from pipeline.pages import PAGES
 from pipeline.prefetch import prefetched
 from pipeline.turn import Turn
-from pipeline.types import TokenRow, scale_into
+from pipeline.types import Clip, TokenRow, scale_into
 
 _Pieces = dict[tuple[int, int], tuple[NDArray[np.uint16] | None, NDArray[np.uint16] | None]]
 
@@ -61,6 +62,17 @@ class Encoder:
     cancelled: threading.Event = field(default_factory=threading.Event)
     turn: Turn = field(default_factory=Turn)
 
+    def windows(self, clips: Iterable[Clip], config: BatchingConfig) -> Iterator[Window]:
+        """The clips in windows, with the batches that suit the codec."""
+        info = self.codec.info
+        return windows(
+            clips,
+            config,
+            sample_rate_hz=info.sample_rate_hz,
+            frame_size=info.frame_size,
+            computes_padding=computes_padding(self.codec),
+        )
+
     def encode(self, window: Window, *, ticket: int, progress: Progress) -> Iterator[TokenRow]:
         """The window's rows, in shard order.
 
@@ -72,14 +84,20 @@ class Encoder:
         with prefetched(self._staged(window), items_max=1, name="voxmill-pad") as ahead:
             for batch in ahead:
                 self._encode_batch(window.clips, batch, pieces, ticket=ticket, progress=progress)
+                del batch  # its pages serve the next one
         for clip_index, cut_clip in enumerate(window.clips):
             yield _row(clip_index, cut_clip, pieces)
 
     def _staged(self, window: Window) -> Iterator[_PaddedBatch]:
         stage = self.codec.stage if isinstance(self.codec, StagingCodec) else None
         for batch in window.batches:
-            waveforms, lengths = _padded(window.clips, batch, self.codec.info.frame_size)
-            yield _PaddedBatch(batch, stage(waveforms) if stage else waveforms, lengths)
+            yield self._padded_batch(window.clips, batch, stage)  # not held here while it waits
+
+    def _padded_batch(
+        self, clips: Sequence[CutClip], batch: Sequence[Piece], stage: Callable[[torch.Tensor], torch.Tensor] | None
+    ) -> _PaddedBatch:
+        waveforms, lengths = _padded(clips, batch, self.codec.info.frame_size)
+        return _PaddedBatch(batch, stage(waveforms) if stage else waveforms, lengths)
 
     def _encode_batch(
         self,
@@ -115,10 +133,12 @@ class Encoder:
                 self._encode_batch(clips, padded, pieces, ticket=ticket, progress=progress)
             return
         self._gather(batch.pieces, tokens, pieces)
-        rate_hz = self.codec.info.sample_rate_hz
+        info = self.codec.info
+        num_frames = [piece.num_frames for piece in batch.pieces]
+        frames_computed = max(num_frames) * len(num_frames) if computes_padding(self.codec) else sum(num_frames)
         progress.num_batches += 1
-        progress.audio_s += float(batch.lengths.sum()) / rate_hz
-        progress.padded_s += batch.waveforms.numel() / rate_hz
+        progress.audio_s += float(batch.lengths.sum()) / info.sample_rate_hz
+        progress.padded_s += frames_computed / info.frame_rate_hz
 
     def _gather(self, batch: Sequence[Piece], tokens: Tokens, pieces: _Pieces) -> None:
         """Check what the codec returned (I6) and take each piece's own frames."""

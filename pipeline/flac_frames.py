@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-_DEPTHS_16: Final = (0b000, 0b100)
-"""Codes for "as in the stream's header", which must be 16 then, and for 16 itself."""
+_OTHER_DEPTHS: Final = 0b011 << 1
+"""Bits that no code of a depth has for "as in the stream's header" (000), which must be 16 then, and for 16 (100)."""
 
 _SYNC_FIRST, _SYNC_SECOND = 0xFF, 0xF8
 _HEADER_BYTES_MIN: Final = 6
@@ -25,8 +25,7 @@ def has_16_bit_frames(audio: bytes) -> bool:
     data = np.frombuffer(audio, np.uint8)
     at = np.flatnonzero(data[:-_HEADER_BYTES_MIN] == _SYNC_FIRST)
     at = at[data[at + 1] & 0xFE == _SYNC_SECOND]
-    depths = data[at + 3] >> 1 & 7
-    others = at[~np.isin(depths, _DEPTHS_16)]
+    others = at[data[at + 3] & _OTHER_DEPTHS != 0]
     return not any(_is_header(audio[start : start + _HEADER_BYTES_MAX]) for start in others.tolist())
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.admission import admit
-from pipeline.batcher import windows
 from pipeline.commit import Committed, commit, find_standing, put_objects
 from pipeline.config import JobConfig
 from pipeline.decoder import DecoderPool
@@ -87,7 +86,7 @@ def process_shard(task: Task, bench: Workbench, progress: Progress) -> Committed
         rejects = RejectWriter(spool, bench.token_format.metadata)
         samples = admit(read_samples(stream, shard.size_bytes, config.reading, config.carry))
         clips = _put_aside(bench.decoder.decode(samples), rejects, tally, progress)
-        planned = windows(clips, config.batching, sample_rate_hz=info.sample_rate_hz, frame_size=info.frame_size)
+        planned = bench.encoder.windows(clips, config.batching)
         writer = open_token_writer(config.format, spool, bench.token_format)
         with prefetched(planned, items_max=config.batching.windows_in_flight, name=f"feed {shard.shard_id}") as feed:
             for window in feed:

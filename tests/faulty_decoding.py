@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 
 SEGFAULT = b"voxmill-test: read from address 0"
 ABORT = b"voxmill-test: abort"
@@ -12,6 +13,7 @@ HANG = b"voxmill-test: hang"
 ALLOCATE = b"voxmill-test: take all memory"
 EAT = b"voxmill-test: take memory bit by bit"
 RAISE = b"voxmill-test: raise an odd error"
+SLOW = b"voxmill-test: take a while"
 DIE_ONCE = b"voxmill-test: be killed, but once: "
 
 
@@ -23,6 +25,8 @@ def break_down(audio: bytes) -> None:
         os.abort()
     elif audio == HANG:
         signal.pause()
+    elif audio == SLOW:
+        time.sleep(0.4)
     elif audio == ALLOCATE:
         bytearray(1 << 33)  # there is that much address space, but not for a decoder
     elif audio == EAT:

@@ -50,6 +50,7 @@ STAGES: tuple[frozenset[str], ...] = (
             "clip_limits",
             "audio",
             "plain_wav",
+            "decode_chunk",
             "decode_memory",
             "decode_messages",
             "decode_worker",

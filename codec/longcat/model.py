@@ -56,6 +56,11 @@ class LongCatCodec:
         """What the codec is."""
         return self._info
 
+    @property
+    def computes_padding(self) -> bool:
+        """Not where clips stand end to end."""
+        return self._strips is None
+
     def stage(self, waveforms: torch.Tensor) -> torch.Tensor:
         """The batch on a CUDA device, copied beside the kernels that run there; on a CPU it is there already."""
         return waveforms if self._stager is None else self._stager(waveforms)

@@ -17,11 +17,11 @@ class Stager:
 
         The copy waits for no kernel of the batch that is encoded meanwhile, and no kernel for the copy.
         """
-        pinned = waveforms.pin_memory()
         try:
-            with torch.cuda.stream(self._stream):
-                staged = pinned.to(self._device, non_blocking=True)
-        except torch.OutOfMemoryError:
+            # Pinned memory and the copy belong to the current device's context, which is the first one's by default.
+            with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+                staged = waveforms.pin_memory().to(self._device, non_blocking=True)
+        except RuntimeError:  # no room on the device, or no more memory that the host may pin
             return waveforms
         self._stream.synchronize()
         # Its memory belongs to this stream; it may be used again only when the kernels that read it are done.

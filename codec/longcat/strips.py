@@ -233,9 +233,9 @@ def _parts(unit: ResidualUnit) -> tuple[Snake, Conv, Snake, Conv]:
 
 
 def _alpha(snake: Snake) -> torch.Tensor:
-    """Float64 [C], without zeros."""
+    """Float64 [C], without zeros; NaN stays."""
     alpha = snake.alpha.double()
-    return alpha.where(alpha.abs() >= _ALPHA_MIN, _ALPHA_MIN)
+    return alpha.where(~(alpha.abs() < _ALPHA_MIN), _ALPHA_MIN)
 
 
 def _affine(conv: Conv, size: int, *, divide_by: torch.Tensor, multiply_by: torch.Tensor | float = 1.0) -> _Affine:

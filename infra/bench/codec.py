@@ -1,8 +1,10 @@
 """Encoding human speech of mixed lengths on one device, by the batches that a run would make.
 
-The share of the device's own matrix product (2048 x 2048, measured right before and after each round) counts real
-seconds only: padding is loss. Beside it: the speed over the plain way (one clip after another, eager, weight norm
-unfolded), whose float32 ids must be the same, and how many ids each narrow precision shares with float32.
+The share of the device's own matrix product (2048 x 2048) counts real seconds only: padding is loss. The product is
+measured right before and after each round, and on a CPU, where neighbours come and go, before each batch as well; both
+are counted by all of their work over all of their time. Beside it: the speed over the plain way (one clip after
+another, eager, weight norm unfolded), whose float32 ids must be the same, and how many ids each narrow precision shares
+with float32.
 
 On a GPU:  voxmill bench codec --device cuda --codec longcat --speech FOLDER
 """
@@ -13,22 +15,22 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
 import numpy as np
 import torch
 
-from codec.base import CodecError
+from codec.base import Codec, CodecError, CodecInfo, Tokens
 from codec.longcat.config import PUBLISHED
 from codec.longcat.model import LongCatCodec
 from codec.registry import load_codec
 from infra.bench.clips import SAMPLE_RATE_HZ, mixed_clips
-from infra.bench.plain import plain_encoder
+from infra.bench.matrix import MatrixProduct, wait_for
+from infra.bench.plain import PlainEncoder, plain_encoder
 from infra.bench.random_checkpoint import random_checkpoint
 from infra.bench.report import BenchReport, Figure
-from pipeline.batcher import windows
 from pipeline.config import BatchingConfig
 from pipeline.encoder import Encoder, Progress
 from pipeline.types import Clip, TokenRow
@@ -36,11 +38,8 @@ from pipeline.types import Clip, TokenRow
 GFLOP_PER_AUDIO_S = 30.2
 """Of the published encoder: semantic 17.7, acoustic 12.4; multiplications and additions."""
 
-_MATRIX_SIZE = 2048
-_MATRIX_S = 0.5
 _SHARE_AT_LEAST = {"float32": 0.85, "bfloat16": 0.5}
 _OVER_PLAIN_AT_LEAST = {"float32": 3.0, "bfloat16": 8.0}
-_DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,11 @@ class _Round:
     encode_s: float
     matrix_gflops: float
     share: float
+    rows: list[TokenRow]
+
+    def details(self) -> dict[str, float]:
+        """What was measured."""
+        return {"encode_s": self.encode_s, "matrix_gflops": self.matrix_gflops, "share": self.share}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -61,9 +65,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--codec", help="a checkpoint of the published sizes; default: random weights, 2.1 GB on disk")
     parser.add_argument("--speech", metavar="FOLDER", help="default: Debian packages, fetched by apt")
-    parser.add_argument("--audio-s", type=float, default=120.0, help="of a round (default: %(default)s)")
+    parser.add_argument("--audio-s", type=float, default=1200.0, help="of a round (default: %(default)s, a window)")
     parser.add_argument("--plain-audio-s", type=float, default=30.0, help="for the plain way (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="on a CPU: all cores")
     parser.add_argument("--batch-s", type=float, default=default.batch_s)
     parser.add_argument("--window-s", type=float, default=default.window_s)
@@ -85,22 +89,24 @@ def bench(arguments: argparse.Namespace) -> BenchReport:
         "clips_s": [round(len(clip.waveform) / SAMPLE_RATE_HZ, 2) for clip in clips],
     }
     rows: dict[str, list[TokenRow]] = {}
-    plain = None
+    plain: PlainEncoder | None = None
     for precision in arguments.precision or _worthwhile(arguments.device, details):
         codec = _load(uri, arguments.device, precision)
-        encode = partial(_encode, codec, batching=batching)
-        rows[precision] = encode(clips)  # the warm-up too
-        rounds = [_round(partial(encode, clips), _audio_s(clips), precision, codec) for _ in range(arguments.rounds)]
-        details[precision] = [asdict(one) for one in rounds]
+        encode_few = partial(_encode, codec, few, batching)
+        encode_few()  # what is compiled or packed once
+        rounds = [_round(codec, clips, precision, batching) for _ in range(arguments.rounds)]
+        rows[precision] = rounds[-1].rows
+        details[precision] = [one.details() for one in rounds]
         figures += _speed(rounds, _audio_s(clips), precision, arguments.device)
         plain = plain or plain_encoder(codec.checkpoint, codec.device)
-        pairs = [(_timed(partial(plain.encode_all, few), codec), _timed(partial(encode, few), codec)) for _ in range(3)]
+        encode_plainly = partial(plain.encode_all, few)
+        pairs = [(_timed(encode_plainly, codec), _timed(encode_few, codec)) for _ in range(3)]
         details[f"{precision}: seconds plain, ours"] = pairs
         over_plain = median(theirs / ours for theirs, ours in pairs)
         goal = _OVER_PLAIN_AT_LEAST.get(precision)
         figures.append(Figure(f"{precision}, times as fast as the plain way", over_plain, at_least=goal))
         if precision == "float32":
-            differing = _differing(encode(few), plain.encode_all(few))
+            differing = _differing(encode_few(), encode_plainly())
             figures.append(Figure("float32, ids that differ from the plain way's", differing, at_most=0))
         else:
             figures += _agreement(rows, precision)
@@ -109,7 +115,10 @@ def bench(arguments: argparse.Namespace) -> BenchReport:
 
 def _worthwhile(device: str, details: dict[str, object]) -> list[str]:
     """float32, and bfloat16 where the device has arithmetic for it: some processors only emulate it."""
-    gflops = {name: matrix_gflops(torch.device(device), name, size=256) for name in ("float32", "bfloat16")}
+    products = {name: MatrixProduct(torch.device(device), name, size=256) for name in ("float32", "bfloat16")}
+    for product in products.values():
+        product.spell()
+    gflops = {name: product.gflops for name, product in products.items()}
     if gflops["bfloat16"] >= gflops["float32"] / 2:
         return ["float32", "bfloat16"]
     details["bfloat16 left out"] = f"GFLOP/s of a product of 256 x 256: {gflops}"
@@ -123,48 +132,54 @@ def _load(uri: str, device: str, precision: str) -> LongCatCodec:
     return codec
 
 
-def _encode(codec: LongCatCodec, clips: Sequence[Clip], *, batching: BatchingConfig) -> list[TokenRow]:
+def _encode(codec: Codec, clips: Sequence[Clip], batching: BatchingConfig) -> list[TokenRow]:
     """The clips' rows, as a replica makes them."""
-    info = codec.info
-    encoder = Encoder(
-        codec, semantic=True, num_acoustic_codebooks=len(info.acoustic_cardinalities), clock=time.monotonic
-    )
+    num_codebooks = len(codec.info.acoustic_cardinalities)
+    encoder = Encoder(codec, semantic=True, num_acoustic_codebooks=num_codebooks, clock=time.monotonic)
     ticket, progress = encoder.turn.ticket(), Progress()
-    planned = windows(clips, batching, sample_rate_hz=info.sample_rate_hz, frame_size=info.frame_size)
+    planned = encoder.windows(clips, batching)
     return [row for window in planned for row in encoder.encode(window, ticket=ticket, progress=progress)]
 
 
-def _round(encode: Callable[[], object], audio_s: float, precision: str, codec: LongCatCodec) -> _Round:
-    before = matrix_gflops(codec.device, precision)
-    encode_s = _timed(encode, codec)
-    gflops = (before + matrix_gflops(codec.device, precision)) / 2
-    return _Round(encode_s, gflops, GFLOP_PER_AUDIO_S * audio_s / encode_s / gflops)
+def _round(codec: LongCatCodec, clips: Sequence[Clip], precision: str, batching: BatchingConfig) -> _Round:
+    product = MatrixProduct(codec.device, precision)
+    product.spell()
+    before_s, started_s = product.spent_s, time.perf_counter()
+    rows = _encode(_Alternating(codec, product) if codec.device.type == "cpu" else codec, clips, batching)
+    wait_for(codec.device)
+    encode_s = time.perf_counter() - started_s - (product.spent_s - before_s)
+    product.spell()
+    return _Round(encode_s, product.gflops, GFLOP_PER_AUDIO_S * _audio_s(clips) / encode_s / product.gflops, rows)
 
 
-def matrix_gflops(device: torch.device, precision: str, *, size: int = _MATRIX_SIZE) -> float:
-    """The speed of the square matrix product in a precision, in GFLOP/s: the best of three spells."""
-    dtype = _DTYPES[precision]
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    try:
-        torch.mm(a, b, out=out)
-        _wait(device)
-        spells = [_matrix_spell(a, b, out, device) for _ in range(3)]
-    finally:
-        torch.set_float32_matmul_precision(before)
-    return max(spells)
+@dataclass(frozen=True)
+class _Alternating:
+    """A codec before each batch of which the matrix product has a spell."""
 
+    codec: LongCatCodec
+    product: MatrixProduct
 
-def _matrix_spell(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, device: torch.device) -> float:
-    num, started_s = 0, time.perf_counter()
-    while time.perf_counter() - started_s < _MATRIX_S / 3:
-        for _ in range(3 if device.type == "cpu" else 100):
-            torch.mm(a, b, out=out)
-            num += 1
-        _wait(device)
-    return 2e-9 * len(a) ** 3 * num / (time.perf_counter() - started_s)
+    @property
+    def info(self) -> CodecInfo:
+        return self.codec.info
+
+    @property
+    def computes_padding(self) -> bool:
+        return self.codec.computes_padding
+
+    def encode(
+        self,
+        waveforms: torch.Tensor,
+        lengths: torch.Tensor,
+        *,
+        semantic: bool = True,
+        num_acoustic_codebooks: int | None = None,
+    ) -> Tokens:
+        self.product.spell()
+        return self.codec.encode(waveforms, lengths, semantic=semantic, num_acoustic_codebooks=num_acoustic_codebooks)
+
+    def decode(self, tokens: Tokens, sample_rate_hz: int) -> torch.Tensor:
+        return self.codec.decode(tokens, sample_rate_hz)
 
 
 def _speed(rounds: Sequence[_Round], audio_s: float, precision: str, device: str) -> list[Figure]:
@@ -208,13 +223,8 @@ def _differing(ours: Sequence[TokenRow], plain: Sequence[tuple[torch.Tensor, tor
 def _timed(run: Callable[[], object], codec: LongCatCodec) -> float:
     started_s = time.perf_counter()
     run()
-    _wait(codec.device)
+    wait_for(codec.device)
     return time.perf_counter() - started_s
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _device_name(device: str) -> str:

@@ -6,6 +6,8 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -83,22 +85,27 @@ def test_an_alarm_that_a_library_sets_on_a_signal_does_not_go_off():
 
 def test_what_an_interrupt_leaves_half_made_does_not_complain(capsys):
     class HalfMade:
-        def __del__(self):
-            raise AttributeError("_ssock")
+        def __init__(self, error):
+            self.error = error
 
-    def delete_one():
-        HalfMade()
+        def __del__(self):
+            raise self.error
+
+    def delete_one(error):
+        HalfMade(error)
 
     cli_hook = sys.unraisablehook
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "unraisablehook", cli._complain)
         patched.setattr(Interrupts, "any_raised", False)
-        delete_one()
+        delete_one(AttributeError("_ssock"))
         assert "AttributeError: _ssock" in capsys.readouterr().err
         with pytest.raises(KeyboardInterrupt), Interrupts():
             os.kill(os.getpid(), signal.SIGTERM)
-        delete_one()
-    assert capsys.readouterr().err == ""
+        delete_one(AttributeError("_ssock"))
+        assert capsys.readouterr().err == ""
+        delete_one(OSError("disk full"))
+        assert "OSError: disk full" in capsys.readouterr().err
     assert sys.unraisablehook is cli_hook
 
 
@@ -117,6 +124,26 @@ def test_a_handler_that_a_library_sets_is_not_taken():
     finally:
         signal.signal(signal.SIGTERM, before)
     assert received == ["ours"]
+
+
+def test_another_thread_is_told_that_it_cannot_set_handlers():
+    with sigterm_kept(), ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match="main thread"):
+        executor.submit(signal.signal, signal.SIGTERM, signal.SIG_IGN).result()
+
+
+def test_an_interrupt_between_its_lines_leaves_nothing_behind(monkeypatch):
+    class InterruptedThread(threading.Thread):
+        def start(self):
+            super().start()
+            raise KeyboardInterrupt
+
+    set_handler = signal.signal
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Thread", InterruptedThread)
+        with pytest.raises(KeyboardInterrupt), sigterm_kept():
+            pass
+    assert signal.signal is set_handler
+    assert "voxmill-sigterm" not in [thread.name for thread in threading.enumerate()]
 
 
 def handled_by(libc, number=signal.SIGTERM):

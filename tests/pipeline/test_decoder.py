@@ -4,6 +4,7 @@ import io
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline import decode_processes
+from pipeline import decode_processes, pages
 from pipeline.config import DecodingConfig
-from pipeline.decode_memory import AUDIO_BYTES, PCM_BYTES
+from pipeline.decode_chunk import Chunk, Decoded, Refused
+from pipeline.decode_memory import AUDIO_BYTES, PCM_BYTES, Answer
 from pipeline.decode_messages import channel_pair, send
 from pipeline.decoder import DecoderPool
 from pipeline.errors import DecoderUnavailableError
@@ -106,6 +108,14 @@ def test_a_decoder_that_goes_wrong_costs_the_one_sample(
     assert said in found[2].detail
 
 
+def test_a_chunk_may_take_longer_than_a_file(pool: DecoderPool) -> None:
+    assert outcomes(pool.decode([good("1")])) == [("1", 1001)]
+    before = {seat._worker.pid for seat in pool._all_seats if seat._worker is not None}
+    slow = [sample(str(index), faulty_decoding.SLOW) for index in range(6)]  # 2.4 s, of which one file may take 1.5
+    assert outcomes(pool.decode(slow)) == [(str(index), "unreadable") for index in range(6)]
+    assert before <= {seat._worker.pid for seat in pool._all_seats if seat._worker is not None}
+
+
 def test_faults_in_a_row_do_not_end_the_pool(pool: DecoderPool) -> None:
     bad = [sample(f"bad{index}", faulty_decoding.SEGFAULT) for index in range(decode_processes.STARTS_MAX + 1)]
     expected = [(item.key, "decoder_crashed") for item in bad]
@@ -180,7 +190,7 @@ def test_answers_that_nobody_took_are_not_given_to_other_samples(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(decode_processes.PAGES, "take", out_of_memory)
+        patched.setattr(pages.PAGES, "take", out_of_memory)
         for _ in range(2):
             with pytest.raises(MemoryError):
                 list(pool.decode([good("1"), good("2")]))
@@ -281,19 +291,57 @@ def test_workers_do_not_listen_to_ctrl_c(pool: DecoderPool) -> None:
     assert now >= set(pids)  # none was replaced
 
 
+def answers_of(
+    *answers: Answer, num_files: int = 1, message: dict[str, object] | None = None
+) -> list[Decoded | Refused]:
+    """What a parent makes of a worker that says so."""
+    ours, theirs = channel_pair()
+    with ours, theirs:
+        memory = decode_processes._shared_with(ours)
+        chunk = Chunk(ours, memory, num_files, timeout_s=60)
+        for answer in answers:
+            memory.add_answer(answer)
+        send(theirs, {"num_answers": len(answers)} | (message or {}))
+        theirs.shutdown(socket.SHUT_WR)
+        chunk.wait()
+    return chunk.outcomes
+
+
 @pytest.mark.parametrize(
     ("num_announced", "sample_bytes"), [(0, 4), (3, 4), (5, 4), (1 << 50, 4), (4, 2), (16, 1), (2, 8)]
 )
 def test_a_waveform_of_another_length_than_announced_is_not_taken(num_announced: int, sample_bytes: int) -> None:
-    ours, theirs = channel_pair()
+    with pytest.raises(EOFError, match="announced"):
+        answers_of(Answer(0, 0, 16, num_announced, sample_bytes, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [Answer(1, 0, 16, 4, 4, 1, 1)],
+        [Answer(0, -16, 0, 4, 4, 1, 1)],
+        [Answer(0, 16, 0, -4, 4, 1, 1)],
+        [Answer(0, PCM_BYTES - 8, PCM_BYTES + 8, 4, 4, 1, 1)],
+        [Answer(0, 0, 16, 4, 4, 1, 1), Answer(1, 8, 24, 4, 4, 1, 1)],
+        [Answer(0, 0, 16, 4, 4, 1, 1), Answer(1, 16, 32, 4, 4, 1, 1), Answer(2, 32, 48, 4, 4, 1, 1)],
+    ],
+    ids=["another file", "before the memory", "backwards", "past the memory", "overlapping", "too many"],
+)
+def test_what_cannot_stand_in_the_memory_is_not_taken(answers: list[Answer]) -> None:
+    with pytest.raises(EOFError, match=r"cannot be|more files"):
+        answers_of(*answers, num_files=2)
+
+
+@pytest.mark.parametrize("num_answers", [1, 1 << 40])
+def test_a_chunk_that_ends_early_is_not_taken_for_whole(num_answers: int) -> None:
+    with pytest.raises(EOFError, match=r"1 of 2 files|cannot be"):
+        answers_of(Answer(0, 0, 16, 4, 4, 1, 1), num_files=2, message={"num_answers": num_answers})
+
+
+def test_messages_leave_no_descriptor_behind() -> None:
     num_before = len(list(Path("/proc/self/fd").iterdir()))
-    with ours, theirs:
-        worker = decode_processes.Worker(0, ours, decode_processes._shared_with(ours))
-        rates = {"source_sample_rate_hz": 1, "source_num_channels": 1}
-        send(theirs, {"pcm": (0, 16), "num_audio_samples": num_announced, "sample_bytes": sample_bytes, **rates})
-        with pytest.raises(EOFError, match="announced"):
-            decode_processes._outcome(worker, timeout_s=60)
-        assert len(list(Path("/proc/self/fd").iterdir())) == num_before + 1  # the memory's, on its way to the other end
+    assert len(answers_of(Answer(0, 0, 16, 4, 4, 1, 1))) == 1
+    assert len(list(Path("/proc/self/fd").iterdir())) == num_before
 
 
 def test_clips_longer_than_the_shared_memory_come_in_parts() -> None:

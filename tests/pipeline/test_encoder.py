@@ -31,7 +31,7 @@ def clip(key: str, seconds: float, seed: int = 0) -> Clip:
 def rows_of(clips, encoder, config=None):
     progress = Progress()
     rows = []
-    for window in windows(clips, config or BatchingConfig(), sample_rate_hz=RATE_HZ, frame_size=FRAME):
+    for window in encoder.windows(clips, config or BatchingConfig()):
         rows += encoder.encode(window, ticket=1, progress=progress)
     return rows, progress
 
@@ -111,6 +111,21 @@ def test_batches_are_staged_ahead_in_the_thread_that_pads_them():
     assert_same(rows, rows_of(CLIPS, encoder_of(FakeCodec()))[0])
     assert len(codec.staged) == len(codec.batches) > 3
     assert {name for name, _ in codec.staged} == {"voxmill-pad"}
+
+
+class FakePackingCodec(FakeCodec):
+    computes_padding = False
+
+
+def test_batches_are_filled_where_padding_costs_nothing_and_none_is_counted():
+    padding, packing = FakeCodec(), FakePackingCodec()
+    clips = [clip(f"k{n}", 1 + n / 8, n) for n in range(12)]
+    rows, progress = rows_of(clips, encoder_of(packing))
+    assert_same(rows, rows_of(clips, encoder_of(padding))[0])
+    assert len(padding.batches) > len(packing.batches) == 1
+    assert progress.padded_s == pytest.approx(sum(row.num_frames for row in rows) * FRAME / RATE_HZ)
+    rows_of(clips, encoder_of(packing), BatchingConfig(batch_cost_s=0))
+    assert len(packing.batches) > 10, "what is asked for goes before the codec's own"
 
 
 def test_the_plan_depends_on_lengths_alone_and_keeps_its_bounds():
