@@ -141,6 +141,11 @@ class TransformersCodec:
         """What the codec is."""
         return self._info
 
+    @property
+    def computes_padding(self) -> bool:
+        """Only where clips of other lengths share a batch."""
+        return self._together and not self._sizes.looks_ahead
+
     @torch.no_grad()
     def encode(
         self,
