@@ -219,6 +219,13 @@ def test_laced_packets_are_read_one_by_one(lacing: int) -> None:
     np.testing.assert_array_equal(decoded(bytes(together))[1], decoded(bytes(plain))[1])
 
 
+def test_packets_of_no_bytes_are_refused() -> None:
+    ogg = opus_file()
+    empty = webm_of(ogg, blocks=[(0, [b""] * 200)], lacing=2, duration_ms=None)
+    assert rejected(bytes(empty))[0] is RejectReason.TRUNCATED
+    assert rejected(bytes(webm_of(ogg, blocks=[(0, [b""])], duration_ms=None)))[0] is RejectReason.UNREADABLE
+
+
 def test_a_recording_of_open_size_is_whole_when_it_ends_between_two_blocks() -> None:
     ogg = opus_file()
     webm = webm_of(ogg, is_open=True, duration_ms=None, discard_ns=0)
@@ -426,6 +433,15 @@ def test_fragments_are_read_one_behind_the_other(kind: str, flags: str) -> None:
 
 def _fragment_starts(audio: bytes) -> list[int]:
     return [at - 4 for at in range(len(audio)) if audio.startswith(b"moof", at)]
+
+
+def test_a_track_whose_decoder_doubles_the_rate_keeps_its_length() -> None:
+    """As spectral band replication does, here in the description alone: the track's clock is that of half the rate."""
+    audio = encoded("m4a-aac", waveform(), 24_000)
+    plain, replicated = b"\x05\x80\x80\x80\x05\x13\x08\x56\xe5\x00", b"\x05\x80\x80\x80\x05\x2b\x09\x88\x00\x00"
+    assert audio.count(plain) == 1
+    result, _ = decoded(audio.replace(plain, replicated))
+    assert (result.source_sample_rate_hz, result.num_audio_samples) == (48_000, 2 * NUM_SAMPLES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
