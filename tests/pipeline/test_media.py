@@ -148,6 +148,16 @@ def test_a_cut_file_is_never_a_shorter_clip(kind: str, options: dict[str, str]) 
     assert RejectReason.TRUNCATED in lost
 
 
+@pytest.mark.parametrize("options", [{}, FASTSTART])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "aac"])
+def test_at_no_byte_is_a_cut_taken_for_the_end(kind: str, options: dict[str, str]) -> None:
+    audio = encoded(kind, waveform(2_401), RATE_HZ, options)
+    whole = outcome(audio)
+    assert isinstance(whole, bytes)
+    found = {outcome(audio[:at]) for at in range(1, len(audio))} - {whole}
+    assert found == {RejectReason.TRUNCATED, RejectReason.UNREADABLE}
+
+
 def test_an_adts_file_is_cut_unseen_only_between_frames() -> None:
     audio = encoded("aac", waveform(24_001), RATE_HZ)
     frame_ends = []
@@ -383,6 +393,12 @@ def test_an_edit_list_says_what_is_the_audio() -> None:
     for parts in ([(2084, 1024)], [(2083, 1024)], [(0, 1024)], [(500, -1), (2084, 1024)]):
         np.testing.assert_array_equal(decoded(edited(*parts))[1], whole[1024:])
     np.testing.assert_array_equal(decoded(edited((1000, 1024)))[1], whole[1024 : 1024 + RATE_HZ])
+    fine = with_box(
+        edited((NUM_SAMPLES - 1, 1024)),
+        (b"moov", b"mvhd"),
+        lambda box: box[:12] + struct.pack(">I", RATE_HZ) + box[16:],
+    )
+    np.testing.assert_array_equal(decoded(fine)[1], whole[1024:-1])
     assert rejected(edited((2090, 1024)))[0] is RejectReason.TRUNCATED
     assert rejected(edited((1000, 0), (1000, 48_000)))[0] is RejectReason.UNREADABLE
     assert rejected(edited((2084, 1024), rate=0x20000))[0] is RejectReason.UNREADABLE
