@@ -27,6 +27,8 @@ if HAS_MEDIA:
 _OPTIONS: Final = {
     # Any fault is an error, where FFmpeg would go on as well as it can.
     "err_detect": "crccheck+bitstream+buffer+explode",
+    # The same whatever the processor, as far as FFmpeg offers it.
+    "flags": "+bitexact",
     # Nothing is cut off that was not told here.
     "flags2": "+skip_manual",
     # libopus would round to 16 bits.

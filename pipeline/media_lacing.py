@@ -37,7 +37,7 @@ def laced_sizes(audio: bytes, position: int, end: int, lacing: int) -> tuple[int
             sizes.append(sizes[-1] + value - _BIAS[num_bytes] if index else value)
             position += num_bytes
     last = end - position - sum(sizes)
-    if min([*sizes, last]) < 0 or (lacing == _FIXED and last not in sizes[:1] + [last] * (num_packets == 1)):
+    if min([*sizes, last]) < 1 or (lacing == _FIXED and last not in sizes[:1] + [last] * (num_packets == 1)):
         raise truncated(f"the packets of the block that ends at byte {end} do not fit into it")
     return position, [*sizes, last]
 

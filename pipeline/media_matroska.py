@@ -32,7 +32,7 @@ _TIMESTAMP, _SIMPLE_BLOCK, _BLOCK_GROUP, _BLOCK, _DISCARD_PADDING = 0xE7, 0xA3, 
 _LEVEL_1: Final = frozenset({_INFO, _TRACKS, _CLUSTER, 0x114D9B74, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367})
 """With SeekHead, Cues, Attachments, Chapters and Tags: what ends a cluster of open size."""
 _AUDIO_TYPE: Final = 2
-_OPEN: Final = -1
+_NAME_BYTES_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +107,8 @@ class _Walk:
         """The segment, which must be the last thing in the file but for padding."""
         elements = self._children(0, len(self._audio))
         head = next(elements)
-        types = [
-            self._content(child).rstrip(b"\0")
-            for child in self._children(head.start, head.end)
-            if child.kind == _DOC_TYPE
-        ]
-        if head.kind != _EBML or types not in ([b"webm"], [b"matroska"]):
+        types = [self._name(child) for child in self._children(head.start, head.end) if child.kind == _DOC_TYPE]
+        if head.kind != _EBML or types not in (["webm"], ["matroska"]):
             raise unreadable(f"its EBML document type is {types}; allowed are webm and matroska")
         found = None
         for element in elements:
@@ -160,7 +156,7 @@ class _Walk:
     def _audio_entry(self, fields: dict[int, _Element]) -> _AudioEntry:
         if _CONTENT_ENCODINGS in fields:
             raise unreadable("its audio track is compressed or encrypted once more (ContentEncodings)")
-        name = self._content(fields[_CODEC_ID]).rstrip(b"\0").decode("latin-1") if _CODEC_ID in fields else ""
+        name = self._name(fields[_CODEC_ID]) if _CODEC_ID in fields else ""
         private = self._content(fields[_CODEC_PRIVATE]) if _CODEC_PRIVATE in fields else b""
         codec = self._codec(name, private, fields.get(_AUDIO))
         delay_ns = self._number(fields, _CODEC_DELAY)
@@ -279,6 +275,9 @@ class _Walk:
 
     def _content(self, element: _Element) -> bytes:
         return self._audio[element.start : element.end]
+
+    def _name(self, element: _Element) -> str:
+        return self._content(element)[:_NAME_BYTES_MAX].rstrip(b"\0").decode("latin-1")
 
     def _uint(self, element: _Element) -> int:
         return int.from_bytes(self._content(element)[:8], "big")

@@ -28,12 +28,10 @@ def mp4_track(audio: bytes) -> Track:
     """The one audio track; raises `AudioRejectedError` where something is cut, missing or not read."""
     top = list(boxes(audio, 0, len(audio)))
     found = [box for box in top if box.kind == b"moov"]
-    if len(found) != 1:
-        raise (
-            truncated("it has no moov box, so it is cut or was never completed")
-            if not found
-            else unreadable(f"it has {len(found)} moov boxes; exactly one is read")
-        )
+    if not found:
+        raise truncated("it has no moov box, so it is cut or was never completed")
+    if len(found) > 1:
+        raise unreadable(f"it has {len(found)} moov boxes; exactly one is read")
     moov = found[0]
     trak = _audio_trak(moov)
     stbl = trak.need(b"mdia", b"minf", b"stbl")
@@ -156,12 +154,12 @@ def _edit(moov: Box, trak: Box, codec: Codec, times: _Times, num_ticks: int) -> 
         raise unreadable(f"its edit list has {len(parts)} parts; one is read")
     if parts:
         duration, start = parts[0]
-        # The whole's clock is coarser as a rule, so an end within a tick of it is the end.
+        # The whole's clock is coarser as a rule, so an end less than a tick of it away is the end.
         if duration:
             ticks_apart = start * times.movie_hz + duration * times.media_hz - num_ticks * times.movie_hz
             if ticks_apart > times.media_hz + times.movie_hz:
                 raise truncated(f"its edit list says {duration / times.movie_hz:.3f} s, more than its tables have")
-            if ticks_apart < -times.media_hz:
+            if ticks_apart <= -times.media_hz:
                 return _Edit(start, start + duration * times.media_hz // times.movie_hz)
         if start or duration:
             found = _itunes(moov, num_ticks) if not start else None

@@ -148,6 +148,16 @@ def test_a_cut_file_is_never_a_shorter_clip(kind: str, options: dict[str, str]) 
     assert RejectReason.TRUNCATED in lost
 
 
+@pytest.mark.parametrize("options", [{}, FASTSTART])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "aac"])
+def test_at_no_byte_is_a_cut_taken_for_the_end(kind: str, options: dict[str, str]) -> None:
+    audio = encoded(kind, waveform(2_401), RATE_HZ, options)
+    whole = outcome(audio)
+    assert isinstance(whole, bytes)
+    found = {outcome(audio[:at]) for at in range(1, len(audio))} - {whole}
+    assert found == {RejectReason.TRUNCATED, RejectReason.UNREADABLE}
+
+
 def test_an_adts_file_is_cut_unseen_only_between_frames() -> None:
     audio = encoded("aac", waveform(24_001), RATE_HZ)
     frame_ends = []
@@ -217,6 +227,13 @@ def test_laced_packets_are_read_one_by_one(lacing: int) -> None:
     blocks = [(20 * at, packets[at : at + 4]) for at in range(0, len(packets), 4)]
     together = webm_of(ogg, blocks=blocks, lacing=lacing, duration_ms=plain.duration_ms)
     np.testing.assert_array_equal(decoded(bytes(together))[1], decoded(bytes(plain))[1])
+
+
+def test_packets_of_no_bytes_are_refused() -> None:
+    ogg = opus_file()
+    empty = webm_of(ogg, blocks=[(0, [b""] * 200)], lacing=2, duration_ms=None)
+    assert rejected(bytes(empty))[0] is RejectReason.TRUNCATED
+    assert rejected(bytes(webm_of(ogg, blocks=[(0, [b""])], duration_ms=None)))[0] is RejectReason.UNREADABLE
 
 
 def test_a_recording_of_open_size_is_whole_when_it_ends_between_two_blocks() -> None:
@@ -376,6 +393,12 @@ def test_an_edit_list_says_what_is_the_audio() -> None:
     for parts in ([(2084, 1024)], [(2083, 1024)], [(0, 1024)], [(500, -1), (2084, 1024)]):
         np.testing.assert_array_equal(decoded(edited(*parts))[1], whole[1024:])
     np.testing.assert_array_equal(decoded(edited((1000, 1024)))[1], whole[1024 : 1024 + RATE_HZ])
+    fine = with_box(
+        edited((NUM_SAMPLES - 1, 1024)),
+        (b"moov", b"mvhd"),
+        lambda box: box[:12] + struct.pack(">I", RATE_HZ) + box[16:],
+    )
+    np.testing.assert_array_equal(decoded(fine)[1], whole[1024:-1])
     assert rejected(edited((2090, 1024)))[0] is RejectReason.TRUNCATED
     assert rejected(edited((1000, 0), (1000, 48_000)))[0] is RejectReason.UNREADABLE
     assert rejected(edited((2084, 1024), rate=0x20000))[0] is RejectReason.UNREADABLE
@@ -426,6 +449,15 @@ def test_fragments_are_read_one_behind_the_other(kind: str, flags: str) -> None:
 
 def _fragment_starts(audio: bytes) -> list[int]:
     return [at - 4 for at in range(len(audio)) if audio.startswith(b"moof", at)]
+
+
+def test_a_track_whose_decoder_doubles_the_rate_keeps_its_length() -> None:
+    """As spectral band replication does, here in the description alone: the track's clock is that of half the rate."""
+    audio = encoded("m4a-aac", waveform(), 24_000)
+    plain, replicated = b"\x05\x80\x80\x80\x05\x13\x08\x56\xe5\x00", b"\x05\x80\x80\x80\x05\x2b\x09\x88\x00\x00"
+    assert audio.count(plain) == 1
+    result, _ = decoded(audio.replace(plain, replicated))
+    assert (result.source_sample_rate_hz, result.num_audio_samples) == (48_000, 2 * NUM_SAMPLES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
