@@ -7,10 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from codec.arithmetic import arithmetic
 from codec.base import CodecError, ResidualCodec, Tokens
 from codec.calibrated import CalibratedCodec, parse_options
 from codec.longcat.model import LongCatCodec
-from codec.longcat.precision import arithmetic
 from codec.registry import codec_info, load_codec
 from tests.codec.golden import CLIPS, GOLDEN, Expected
 
