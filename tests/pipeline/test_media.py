@@ -158,6 +158,26 @@ def test_at_no_byte_is_a_cut_taken_for_the_end(kind: str, options: dict[str, str
     assert found == {RejectReason.TRUNCATED, RejectReason.UNREADABLE}
 
 
+def test_sizes_alone_tell_a_cut_where_no_duration_does() -> None:
+    audio = bytes(webm_of(opus_file(), duration_ms=None))
+    decoded(audio)
+    for at in range(len(audio) - 1200, len(audio), 7):
+        found, detail = rejected(audio[:at])
+        assert found is RejectReason.TRUNCATED
+        assert detail.endswith("are there")
+
+
+def test_tables_alone_tell_a_cut_where_the_data_go_to_the_end_of_the_file() -> None:
+    audio = encoded("m4a-aac", waveform(), RATE_HZ, FASTSTART)
+    at = audio.index(b"mdat") - 4
+    audio = audio[:at] + bytes(4) + audio[at + 4 :]
+    decoded(audio)
+    for cut in (1, 100, 10_000):
+        found, detail = rejected(audio[:-cut])
+        assert found is RejectReason.TRUNCATED
+        assert "its tables say that it goes on to byte" in detail
+
+
 def test_an_adts_file_is_cut_unseen_only_between_frames() -> None:
     audio = encoded("aac", waveform(24_001), RATE_HZ)
     frame_ends = []
