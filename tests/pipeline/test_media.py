@@ -16,7 +16,7 @@ from pipeline.audio import decode_audio
 from pipeline.clip_limits import AudioRejectedError, ClipLimits
 from pipeline.config import DecodingConfig
 from pipeline.decoder import DecoderPool
-from pipeline.media_track import media_container
+from pipeline.media_track import adts_frame_bytes, media_container
 from pipeline.media_walk import walk
 from pipeline.mono import DecodedAudio
 from pipeline.types import Clip, Pcm, RejectReason, Sample
@@ -342,6 +342,12 @@ def test_what_soundfile_reads_is_never_given_to_ffmpeg(monkeypatch: pytest.Monke
         assert media_container(file.getvalue()) is None
         assert media_container(b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + file.getvalue()) is None
         decode_audio(file.getvalue(), RATE_HZ, LIMITS, lambda _: None)
+
+
+def test_a_frame_of_mp3_is_none_of_adts() -> None:
+    mp3, adts = b"\xff\xfb\x50\x80\x02\x1f\xfc", b"\xff\xf1\x50\x80\x02\x1f\xfc"
+    assert adts_frame_bytes(mp3, 0) is None
+    assert adts_frame_bytes(adts, 0) == 16
 
 
 def test_of_flac_every_flipped_bit_is_seen() -> None:
