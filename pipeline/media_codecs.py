@@ -16,7 +16,7 @@ def opus(head: bytes) -> Codec:
     """Of an `OpusHead` (RFC 7845, 5.1)."""
     if len(head) < OPUS_HEAD_BYTES_MIN or head[:8] != b"OpusHead":
         raise unreadable("its Opus track has no OpusHead of 19 bytes or more")
-    # The native decoder, `opus`, has other last bits than libsndfile's library, which is this one.
+    # The reference's library, as in libsndfile; FFmpeg's own decoder, `opus`, is another work.
     return Codec("libopus", head)
 
 

@@ -16,7 +16,7 @@ from pipeline.audio import decode_audio
 from pipeline.clip_limits import AudioRejectedError, ClipLimits
 from pipeline.config import DecodingConfig
 from pipeline.decoder import DecoderPool
-from pipeline.media_track import media_container
+from pipeline.media_track import adts_frame_bytes, media_container
 from pipeline.media_walk import walk
 from pipeline.mono import DecodedAudio
 from pipeline.types import Clip, Pcm, RejectReason, Sample
@@ -156,6 +156,26 @@ def test_at_no_byte_is_a_cut_taken_for_the_end(kind: str, options: dict[str, str
     assert isinstance(whole, bytes)
     found = {outcome(audio[:at]) for at in range(1, len(audio))} - {whole}
     assert found == {RejectReason.TRUNCATED, RejectReason.UNREADABLE}
+
+
+def test_sizes_alone_tell_a_cut_where_no_duration_does() -> None:
+    audio = bytes(webm_of(opus_file(), duration_ms=None))
+    decoded(audio)
+    for at in range(len(audio) - 1200, len(audio), 7):
+        found, detail = rejected(audio[:at])
+        assert found is RejectReason.TRUNCATED
+        assert detail.endswith("are there")
+
+
+def test_tables_alone_tell_a_cut_where_the_data_go_to_the_end_of_the_file() -> None:
+    audio = encoded("m4a-aac", waveform(), RATE_HZ, FASTSTART)
+    at = audio.index(b"mdat") - 4
+    audio = audio[:at] + bytes(4) + audio[at + 4 :]
+    decoded(audio)
+    for cut in (1, 100, 10_000):
+        found, detail = rejected(audio[:-cut])
+        assert found is RejectReason.TRUNCATED
+        assert "its tables say that it goes on to byte" in detail
 
 
 def test_an_adts_file_is_cut_unseen_only_between_frames() -> None:
@@ -322,6 +342,12 @@ def test_what_soundfile_reads_is_never_given_to_ffmpeg(monkeypatch: pytest.Monke
         assert media_container(file.getvalue()) is None
         assert media_container(b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + file.getvalue()) is None
         decode_audio(file.getvalue(), RATE_HZ, LIMITS, lambda _: None)
+
+
+def test_a_frame_of_mp3_is_none_of_adts() -> None:
+    mp3, adts = b"\xff\xfb\x50\x80\x02\x1f\xfc", b"\xff\xf1\x50\x80\x02\x1f\xfc"
+    assert adts_frame_bytes(mp3, 0) is None
+    assert adts_frame_bytes(adts, 0) == 16
 
 
 def test_of_flac_every_flipped_bit_is_seen() -> None:
