@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
 
@@ -237,3 +238,16 @@ def test_one_segment_that_never_fits_is_an_error_and_a_stop_is_heard():
     maker.cancelled.set()
     with pytest.raises(ShardCancelledError):
         audio_of(maker, ROWS)
+
+
+def test_rows_of_other_numbers_of_codebooks_are_decoded_with_their_own(expected: Expected) -> None:
+    """As in tokens whose clips chose their numbers; the golden audio of one codebook tells the decoder's answer."""
+    all_three = [golden_row(expected, clip) for clip in DECODED]
+    mixed = [replace(row, acoustic=row.acoustic[:k]) for row, k in zip(all_three, (1, 3, 1), strict=True)]
+    found, progress = audio_of(synthesizer(16000, 3), mixed)
+    assert list(found) == list(DECODED)
+    assert progress.num_batches == 2
+    for clip, decoding in zip(DECODED, ("/1_acoustic", "", "/1_acoustic"), strict=True):
+        true = expected[f"{clip}/decoder_16k_4codebooks{decoding}"].numpy().reshape(-1)
+        ours = found[clip].pcm / np.float32(32768)
+        assert np.abs(ours - true[: len(ours)]).max() < 1e-4 * np.abs(true).max() + STEP
