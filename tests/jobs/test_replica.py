@@ -16,7 +16,7 @@ import pipeline.storage
 from codec.base import CheckpointError
 from codec.registry import codec_info, load_codec
 from jobs.executor import Ended, InlineExecutor
-from jobs.replica import Failure, Replica, ReplicaSetup, _environment
+from jobs.replica import Failure, Replica, ReplicaSetup, environment
 from jobs.run import run_job
 from pipeline.config import load_config
 from pipeline.decoder import DecoderPool
@@ -140,9 +140,9 @@ def test_a_host_that_differs_in_what_it_can_read_does_no_shard() -> None:
 
 def test_the_decoders_of_media_files_are_recorded() -> None:
     config = load_config({"input": "/in/a.tar", "output": "/out", "codec": "calibrated:"})
-    environment = _environment(ReplicaSetup(config, "0" * 64, "cpu", codec_info("calibrated:")))
-    assert environment["av"] == version("av")
-    assert str(environment["ffmpeg"])[0].isdigit()
+    found = environment(ReplicaSetup(config, "0" * 64, "cpu", codec_info("calibrated:")))
+    assert found["av"] == version("av")
+    assert str(found["ffmpeg"])[0].isdigit()
 
 
 def test_a_failure_of_any_words_makes_a_record_that_is_read_again() -> None:
