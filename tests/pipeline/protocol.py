@@ -133,7 +133,9 @@ def attempt(store: SteppedStore, shard: Shard) -> Committed:
         stores=lambda uri: inputs,
         outputs=store,
         decoder=SimpleNamespace(decode=lambda samples: iter(list(samples))),
-        encoder=SimpleNamespace(codec=SimpleNamespace(info=INFO), turn=Turn()),
+        encoder=SimpleNamespace(
+            codec=SimpleNamespace(info=INFO), turn=Turn(), windows=lambda clips, _: iter(list(clips))
+        ),
         environment={},
     )
     _current.attempt = next(store.world.attempts)

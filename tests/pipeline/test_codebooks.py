@@ -85,7 +85,7 @@ def test_the_share_is_part_of_the_fingerprint_and_a_fixed_number_s_parts_stay() 
     info = codec_info("calibrated:")
 
     def parts(setting: object) -> dict[str, Any]:
-        return fingerprint_parts(config(setting), info, "cpu")
+        return fingerprint_parts(config(setting), info, "cpu", has_media=False)
 
     own, others, fixed = parts("auto:residual=0.1"), parts("auto:residual=0.2"), parts(None)
     assert {name for name in own if own[name] != others[name]} == {"acoustic_residual_max"}
