@@ -289,7 +289,11 @@ def _add_decode(commands: Any) -> None:
         config = decode_config_of(arguments)
         if arguments.keys is not None:
             from jobs.decode_keys import decode_keys, read_keys
+            from pipeline.errors import ConfigError
 
+            given = [name for name in ("format", "executor", "replicas") if getattr(arguments, name) is not None]
+            if given:
+                raise ConfigError(f"--keys writes files at once, without a job: leave out --{', --'.join(given)}")
             found = decode_keys(config, read_keys(arguments.keys))
             _emit(found, arguments.json)
             return found.exit_code

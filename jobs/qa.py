@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +20,18 @@ from jobs.qa_draw import DrawnRow, beginning, draw
 from jobs.qa_scores import Scores, at_scored_rate, check_installed, score, unit
 from jobs.qa_sources import Source, read_sources
 from pipeline.audio_config import load_decode_config
-from pipeline.config import JobConfig, RetryConfig, StorageConfig, load_config
+from pipeline.config import Device, JobConfig, RetryConfig, StorageConfig, load_config
 from pipeline.decoder import DecoderPool
 from pipeline.encoder import Progress
 from pipeline.errors import ConfigError
 from pipeline.layout import output_place
-from pipeline.storage import Stores
+from pipeline.storage import Stores, store_options
 from pipeline.token_batcher import token_windows
 from pipeline.token_reader import TokenReader
 from pipeline.types import AudioRow, TokenRow
 
-SOURCES_AT_ONCE_S_MAX = 30.0
+_MEASURES = ("stoi", "pesq", "log_mel_db")
+SCORED_S_MAX = 30.0
 """Of a clip, its first segments up to so many seconds are decoded, scored and played."""
 
 
@@ -68,7 +69,6 @@ class QaReport:
     use: CodebookUse
     clips: Sequence[ComparedClip]
     page: str = ""
-    _measures: tuple[str, ...] = field(default=("stoi", "pesq", "log_mel_db"), repr=False)
 
     @property
     def missing(self) -> list[str]:
@@ -92,7 +92,7 @@ class QaReport:
         for rate_hz in self.decoders:
             medians = [
                 f"{measure} {median(values):.3g} ({len(values)} clips)"
-                for measure in self._measures
+                for measure in _MEASURES
                 if (values := self.values(rate_hz, measure))
             ]
             lines.append(f"decoded at {rate_hz} Hz, medians: {', '.join(medians) or 'no scores'}")
@@ -133,7 +133,7 @@ class QaReport:
                     "shard_id": clip.drawn.record.shard_id,
                     "not_compared": clip.source if isinstance(clip.source, str) else None,
                     "scores": {
-                        str(rate_hz): {measure: getattr(scores, measure) for measure in self._measures}
+                        str(rate_hz): {measure: getattr(scores, measure) for measure in _MEASURES}
                         for rate_hz, scores in clip.scores.items()
                     },
                 }
@@ -151,7 +151,7 @@ def qa(
     storage: StorageConfig,
     retry: RetryConfig,
     codec: str = "",
-    device: str = "auto",
+    device: Device | Literal["auto"] = "auto",
 ) -> QaReport:
     """Draw, decode at every rate the codec has, fetch the sources, and score.
 
@@ -167,7 +167,7 @@ def qa(
     if not drawn:
         raise ConfigError(f"no row is committed in {tokens}; run the job of the tokens first")
     rate_hz = source.rules.sample_rate_hz
-    length_max = int(SOURCES_AT_ONCE_S_MAX * rate_hz)
+    length_max = int(SCORED_S_MAX * rate_hz)
     rows = [beginning(one.row, length_max) for one in drawn]
     settings = {"storage": storage, "retry": retry}
     config = load_config(source.job.config).model_copy(update=settings)
@@ -207,16 +207,21 @@ def _sources(drawn: Sequence[DrawnRow], rows: Sequence[TokenRow], config: JobCon
 
 
 def _decodings(
-    tokens: str, codec: str, device: str, source: TokenReader, settings: Mapping[str, Any]
+    tokens: str,
+    codec: str,
+    device: Device | Literal["auto"],
+    source: TokenReader,
+    settings: Mapping[str, Any],
 ) -> dict[int, Decoding]:
     """One for each rate that the codec has a decoder for."""
     from codec.registry import codec_info
 
     name = codec or str(source.job.config.get("codec", ""))
-    rates = codec_info(name).decoder_sample_rates_hz
+    options = store_options(name, settings["storage"]) if name.startswith("s3://") else {}
+    rates = codec_info(name, storage_options=options).decoder_sample_rates_hz
     if not rates:
         raise ConfigError(f"codec {name} has no decoder: there is nothing to hear; see `voxmill verify` for the rest")
-    picked = InlineExecutor().pick_device(device)  # type: ignore[arg-type]
+    picked = InlineExecutor().pick_device(device)
     stores = Stores(settings["storage"], settings["retry"])
     decodings = {}
     for rate_hz in rates:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from jobs import cli
 from jobs.decode import decode_job
 from jobs.gc import collect_garbage
 from jobs.redo import redo
@@ -435,3 +436,10 @@ def test_an_attempt_that_gc_meets_between_its_objects_and_its_commit_is_fenced_o
     assert set(errors) == {"AttemptFencedError"}
     checked = verify(str(tmp_path / "out"), *ENVIRONMENT)
     assert (checked.faults, checked.orphans, checked.num_rows) == ([], [], len(CLIPS))
+
+
+@pytest.mark.parametrize("flag", ["--replicas=2", "--executor=ray", "--format=files"])
+def test_flags_of_a_job_are_refused_beside_keys(flag, tmp_path, capsys):
+    command = ["decode", str(tmp_path / "tokens"), "--to=16000", f"--out={tmp_path / 'out'}", "--keys=a", flag]
+    assert cli.main(command) == 2
+    assert f"leave out {flag.partition('=')[0]}" in capsys.readouterr().err
