@@ -28,7 +28,8 @@ class CodecInfo:
     `checkpoint_hash` is the SHA-256 (hex) over the encoder's checkpoint files in name order.
     `semantic_cardinality` is 0 where a codec has no semantic stream; `acoustic_cardinalities` has one entry per
     acoustic codebook, coarse to fine; they are nested: the first k of a clip are the same however many are computed.
-    `tells_residuals` says whether the codec is a `ResidualCodec`.
+    `tells_residuals` says whether the codec is a `ResidualCodec`, `semantic_required` whether acoustic ids alone decode
+    to nothing, since they refine what the semantic ones begin.
     """
 
     name: str
@@ -40,6 +41,7 @@ class CodecInfo:
     segment_s_max: float
     decoder_sample_rates_hz: tuple[int, ...] = ()
     tells_residuals: bool = False
+    semantic_required: bool = False
 
     @property
     def frame_rate_hz(self) -> float:
@@ -53,7 +55,7 @@ class DecoderInfo:
 
     `file_hash` is the SHA-256 (hex) over the files that it is read from, in name order; `frame_size` are audio samples
     of one frame at `sample_rate_hz`; `acoustic_cardinalities` has one entry per acoustic codebook that it takes, of
-    which the later ones may be left out.
+    which the later ones may be left out. `semantic_required` as of `CodecInfo`.
     """
 
     name: str
@@ -62,6 +64,7 @@ class DecoderInfo:
     frame_size: int
     semantic_cardinality: int
     acoustic_cardinalities: tuple[int, ...]
+    semantic_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,21 @@ class StagingCodec(Codec, Protocol):
 
     def stage(self, waveforms: torch.Tensor) -> torch.Tensor:
         """What `encode` takes in place of `waveforms`; called from other threads while `encode` runs."""
+        ...
+
+
+class DecoderLoader(Protocol):
+    """A codec's decoders, none loaded yet."""
+
+    def decoder_info(self, sample_rate_hz: int, num_acoustic_codebooks: int) -> DecoderInfo:
+        """The decoder for a rate, made for exactly so many acoustic codebooks, else the rate's largest.
+
+        Raises `CodecError` when there is none, `CheckpointError` without its file.
+        """
+        ...
+
+    def load_decoder(self, info: DecoderInfo, *, device: str) -> TokenDecoder:
+        """The decoder that `info` tells of, on a device. Raises `CheckpointError` when its files are others by now."""
         ...
 
 

@@ -16,18 +16,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from codec.base import Codec, CodecError, CodecInfo, CodecLoader, DecoderInfo, TokenDecoder
+from codec.base import Codec, CodecError, CodecInfo, CodecLoader, DecoderInfo, DecoderLoader, TokenDecoder
 from codec.calibrated import PREFIX, CalibratedLoader, parse_options
 from codec.plugins import PREFIX as PLUGIN
 from codec.plugins import find_plugin
 from codec.sources import LocalFolder, Source
-
-if TYPE_CHECKING:
-    from codec.longcat.weights import DecoderWeights
 
 LONGCAT_REPOSITORY = "meituan-longcat/LongCat-Audio-Codec"
 
@@ -93,43 +90,39 @@ def decoder_info(
     The one made for exactly so many, else the rate's largest. Raises `CodecError` when there is none, or as
     `load_codec`.
     """
-    checkpoint = _for_decoding(name_or_uri, storage_options or {})
-    try:
-        return checkpoint.decoder_info(sample_rate_hz, num_acoustic_codebooks)
-    except ValueError as error:
-        raise CodecError(str(error)) from None
+    return _decoders(name_or_uri, storage_options or {}).decoder_info(sample_rate_hz, num_acoustic_codebooks)
 
 
 def load_decoder(
     name_or_uri: str, info: DecoderInfo, *, device: str = "cpu", storage_options: Mapping[str, Any] | None = None
 ) -> TokenDecoder:
-    """The decoder that `info` tells of, on `device`, without the codec's encoder.
+    """The decoder that `info` tells of, on `device`; of LongCat without the codec's encoder.
 
     Raises `CheckpointError` when the files are no longer those of `info`, or as `load_codec`.
     """
-    from codec.longcat.decoding import LongCatTokenDecoder
-
-    return LongCatTokenDecoder(_for_decoding(name_or_uri, storage_options or {}), info, device=device)
+    return _decoders(name_or_uri, storage_options or {}).load_decoder(info, device=device)
 
 
-def _for_decoding(name_or_uri: str, storage_options: Mapping[str, Any]) -> DecoderWeights:
-    """A LongCat checkpoint, published or converted, of which the encoder is left where it is."""
+def _decoders(name_or_uri: str, storage_options: Mapping[str, Any]) -> DecoderLoader:
+    """A codec's decoders. Of LongCat, published or converted, the encoder's files are not fetched."""
+    from codec.decoders import WholeCodec
     from codec.longcat.checkpoint import CONFIG_FILE, ENCODER_FILE, open_for_decoding
     from codec.longcat.converted import MODEL_TYPE, converted_in
+    from codec.longcat.decoding import LongCatDecoders
     from codec.transformers_codec import model_type_of
 
     if name_or_uri.startswith(PREFIX):
         raise CodecError(f"{name_or_uri}: its ids are hashes, which hold no audio; decode tokens of a true codec")
     if name_or_uri.startswith(PLUGIN):
-        raise CodecError(f"{name_or_uri}: a codec of one's own is decoded from Python, by load_codec(...).decode")
+        return WholeCodec(name_or_uri, _find(name_or_uri, storage_options))
     source = source_of(name_or_uri, storage_options)
     folder = source.fetch([CONFIG_FILE])
     model_type = None if (folder / ENCODER_FILE).is_file() else model_type_of(folder / CONFIG_FILE)
+    if model_type is None:
+        return LongCatDecoders(open_for_decoding(source))
     if model_type == MODEL_TYPE:
-        return converted_in(source)
-    if model_type is not None:
-        raise CodecError(f"{name_or_uri} is a {model_type} codec: decode it from Python, by load_codec(...).decode")
-    return open_for_decoding(source)
+        return LongCatDecoders(converted_in(source))
+    return WholeCodec(name_or_uri, _find_files(source))
 
 
 def _find_files(source: Source) -> CodecLoader:

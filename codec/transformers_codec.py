@@ -59,6 +59,7 @@ class TransformersCheckpoint:
             acoustic_cardinalities=(sizes.cardinality,) * (sizes.num_codebooks - sizes.num_semantic),
             segment_s_max=SEGMENT_S_MAX,
             decoder_sample_rates_hz=(sizes.sample_rate_hz,),
+            semantic_required=sizes.num_semantic > 0,
         )
 
     def load(self, *, device: str, precision: str) -> TransformersCodec:

@@ -22,10 +22,11 @@ from jobs.prepare import check_codec
 from jobs.replica import ReplicaSetup, checkpoint_options
 from jobs.terminal import duration
 from pipeline.admission import admit
-from pipeline.config import JobConfig, fingerprint, fingerprint_parts
+from pipeline.config import JobConfig
 from pipeline.decoder import DecoderPool
 from pipeline.encoder import Encoder, Progress
 from pipeline.errors import RefusedError, ShardCancelledError
+from pipeline.fingerprint import fingerprint, fingerprint_parts
 from pipeline.media_walk import HAS_MEDIA
 from pipeline.prefetch import prefetched
 from pipeline.ranges import RangeStream

@@ -10,13 +10,15 @@ from jobs.decode_setup import DecodeSetup
 from jobs.prepare import OpenJob, absolute, claim_and_resume, job_record
 from jobs.replica import checkpoint_options
 from pipeline.audio_config import DecodeConfig, audio_parts
-from pipeline.config import Device, check_uri, fingerprint
+from pipeline.config import Device
 from pipeline.errors import ConfigError, ObjectMissingError, RefusedError
+from pipeline.fingerprint import fingerprint
 from pipeline.layout import output_place
 from pipeline.records import RECORD_BYTES_MAX, JobRecord, StatusRecord
 from pipeline.shards import Listing, StoreAt
 from pipeline.storage import Stores
 from pipeline.token_reader import TokenReader
+from pipeline.uris import check_uri
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ def open_decoding(config: DecodeConfig, device: Device, *, stores: StoreAt) -> D
         num_acoustic_codebooks=num_codebooks,
         storage_options=options,
     )
+    if decoder.semantic_required and not semantic:
+        raise ConfigError(
+            f"streams has no 'semantic', but the acoustic codebooks of codec {decoder.name} only refine the semantic "
+            "one; decode with --streams semantic,acoustic"
+        )
     _check_codec(config, source.job)
     parts = audio_parts(
         config,

@@ -11,8 +11,9 @@ from jobs.replica import Work, checkpoint_options, environment
 from pipeline.audio_config import DecodeConfig
 from pipeline.audio_writer import AudioFormat
 from pipeline.commit import Committed
-from pipeline.config import FORMAT_VERSION, Device
+from pipeline.config import Device
 from pipeline.encoder import Progress
+from pipeline.fingerprint import FORMAT_VERSION
 from pipeline.layout import OutputPlace
 from pipeline.storage import Stores
 from pipeline.synthesis_worker import SynthesisBench, synthesize_shard

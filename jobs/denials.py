@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from pipeline.config import RunningConfig
 from pipeline.retry import jittered_wait_s
+from pipeline.settings import RunningConfig
 
 
 class Denials:

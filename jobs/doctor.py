@@ -18,9 +18,10 @@ from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pipeline.config import RetryConfig, StorageConfig, check_uri
 from pipeline.errors import StoreUnavailableError, UnsafeStoreError, VoxmillError
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.storage import Store, is_remote, normal_uri, open_store, probe_put_if_absent
+from pipeline.uris import check_uri
 
 PACKAGES = ("voxmill", "torch", "ray", "numpy", "pyarrow", "pydantic", "soundfile", "s3fs", "webdataset")
 MEMORY_BYTES_MIN = 4 << 30

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.commit import close_term, find_commit
-from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import RefusedError, UnsafeStoreError
 from pipeline.job import read_job
 from pipeline.layout import OutputPlace, output_place
 from pipeline.manifest import fold_commits
 from pipeline.orphans import delete_unnamed, unnamed_objects
 from pipeline.records import CommitRecord
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.storage import PROBE_PREFIX, Store, Stores, probe_put_if_absent
 from pipeline.types import ObjectInfo, PartialObject
 

@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from pipeline.audio_config import DecodeConfig, load_decode_config
-from pipeline.config import JobConfig, RetryConfig, StorageConfig, load_config, without_credentials
+from pipeline.config import JobConfig, load_config
 from pipeline.errors import ConfigError
+from pipeline.settings import RetryConfig, StorageConfig
+from pipeline.uris import without_credentials
 
 JOB_FILE_BYTES_MAX = 8 << 20
 """Of a job.yaml: a larger file is something else, and PyYAML takes a second for each megabyte."""

@@ -22,13 +22,13 @@ import soundfile
 
 from jobs.pack_source import Entry, Source, dotted, has_audio_suffix, open_source
 from pipeline.clip_limits import AudioRejectedError
-from pipeline.config import check_uri
 from pipeline.errors import ConfigError, DataError, InfraError, RefusedError
 from pipeline.media_track import media_container
 from pipeline.media_walk import walk
 from pipeline.reader import AUDIO_EXTENSIONS
 from pipeline.storage import Store, join, normal_uri
 from pipeline.types import ObjectInfo
+from pipeline.uris import check_uri
 
 FAULTS_NAMED_MAX = 10
 """Faulty files that one message names."""

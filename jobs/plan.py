@@ -14,12 +14,13 @@ from jobs.streams import check_streams
 from jobs.terminal import hours
 from pipeline.clip_limits import AudioRejectedError
 from pipeline.commit import list_commits
-from pipeline.config import JobConfig, ReadingConfig
+from pipeline.config import JobConfig
 from pipeline.errors import ConfigError, DataError
 from pipeline.layout import output_place
 from pipeline.media_track import media_container
 from pipeline.media_walk import walk
 from pipeline.reader import read_samples
+from pipeline.settings import ReadingConfig
 from pipeline.shards import list_shards
 from pipeline.storage import Stores
 from pipeline.types import Content, Sample, Shard

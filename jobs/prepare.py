@@ -14,8 +14,9 @@ from codec.registry import check_arithmetic, codec_info
 from jobs.replica import ReplicaSetup, Setup, checkpoint_options
 from jobs.streams import check_streams
 from pipeline.commit import find_commit, find_standing, take_back
-from pipeline.config import CommonConfig, Device, JobConfig, fingerprint, fingerprint_parts
+from pipeline.config import CommonConfig, Device, JobConfig
 from pipeline.errors import ConfigError, DataError, OtherJobError, RefusedError, UnsafeStoreError
+from pipeline.fingerprint import fingerprint, fingerprint_parts
 from pipeline.job import claim_job
 from pipeline.layout import OutputPlace, output_place
 from pipeline.manifest import Manifest, fold_commits

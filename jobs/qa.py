@@ -20,11 +20,12 @@ from jobs.qa_draw import DrawnRow, beginning, draw
 from jobs.qa_scores import Scores, at_scored_rate, check_installed, score, unit
 from jobs.qa_sources import Source, read_sources
 from pipeline.audio_config import load_decode_config
-from pipeline.config import Device, JobConfig, RetryConfig, StorageConfig, load_config
+from pipeline.config import Device, JobConfig, load_config
 from pipeline.decoder import DecoderPool
 from pipeline.encoder import Progress
 from pipeline.errors import ConfigError
 from pipeline.layout import output_place
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.storage import Stores, store_options
 from pipeline.token_batcher import token_windows
 from pipeline.token_reader import TokenReader

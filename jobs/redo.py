@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.commit import find_standing, take_back
-from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import RefusedError
 from pipeline.job import read_job
 from pipeline.layout import output_place
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.storage import Stores
 
 

@@ -23,10 +23,11 @@ from codec.base import CheckpointError, Codec, CodecInfo
 from codec.registry import load_codec
 from jobs.heap import steady_heap
 from pipeline.commit import Committed
-from pipeline.config import FORMAT_VERSION, CommonConfig, Device, JobConfig
+from pipeline.config import CommonConfig, Device, JobConfig
 from pipeline.decoder import DecoderPool
 from pipeline.encoder import Encoder, Progress
 from pipeline.errors import FailureKind, RefusedError, failure_kind
+from pipeline.fingerprint import FORMAT_VERSION
 from pipeline.layout import OutputPlace
 from pipeline.media_walk import HAS_MEDIA
 from pipeline.storage import Stores, store_options

@@ -9,11 +9,11 @@ from typing import Any
 from jobs.terminal import duration, hours
 from pipeline.codebooks import Savings
 from pipeline.commit import list_commits
-from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import ObjectMissingError, RefusedError
 from pipeline.job import read_job
 from pipeline.layout import OutputPlace, output_place
 from pipeline.records import RECORD_BYTES_MAX, JobRecord, StatusRecord
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.storage import Store, Stores
 
 SILENT_TURNS = 6

@@ -11,12 +11,12 @@ from typing import Any
 from jobs.verify_audio import AudioRules, check_audio
 from jobs.verify_tokens import check_tokens
 from pipeline.commit import find_commit, list_commits
-from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import DataError, RefusedError
 from pipeline.job import read_job
 from pipeline.layout import OutputPlace, output_place, parse_commit_path, parse_token_path
 from pipeline.manifest import load_manifest
 from pipeline.records import CommitRecord, JobRecord
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.storage import Store, Stores
 from pipeline.token_reader import rules_of
 from pipeline.types import Shard

@@ -12,9 +12,9 @@ from typing import IO, Any
 
 import soundfile
 
-from pipeline.config import fingerprint
 from pipeline.errors import RefusedError
 from pipeline.fetch import fetch_object
+from pipeline.fingerprint import fingerprint
 from pipeline.layout import OutputPlace
 from pipeline.records import CommitRecord, JobRecord
 from pipeline.storage import Store

@@ -8,18 +8,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from codec.base import DecoderInfo
-from pipeline.config import (
-    FORMAT_VERSION,
-    TOKENS,
-    BatchPlanConfig,
-    CommonConfig,
-    Device,
-    Stream,
-    check_uri,
-    streams_in_order,
-    token_settings,
-    validated,
-)
+from pipeline.config import CommonConfig, Device, Stream, streams_in_order
+from pipeline.config_faults import validated
+from pipeline.fingerprint import FORMAT_VERSION, token_settings
+from pipeline.settings import TOKENS, BatchPlanConfig
+from pipeline.uris import check_uri
 
 AUDIO_VERSION = 1
 """Of how audio is made of tokens: raised when the same settings give other audio, so that no output mixes two."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.config import BatchingConfig
 from pipeline.segments import cut
+from pipeline.settings import BatchingConfig
 from pipeline.types import Clip, Segment
 
 WINDOW_SIDECAR_BYTES_MAX = 64 << 20

@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import Final
 
 from pipeline.clip_limits import AudioRejectedError, ClipLimits
-from pipeline.config import DecodingConfig
 from pipeline.decode_chunk import Decoded, Refused
 from pipeline.decode_messages import CHUNK_SAMPLES_MAX, WorkerSettings
 from pipeline.decode_processes import DecodingSeat, Nursery
 from pipeline.errors import DecoderUnavailableError
 from pipeline.plain_wav import plain_samples
+from pipeline.settings import DecodingConfig
 from pipeline.types import Clip, Reject, RejectReason, Sample
 
 CHUNKS_IN_FLIGHT_PER_WORKER: Final = 2

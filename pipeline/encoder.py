@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from codec.base import Codec, ResidualCodec, StagingCodec, Tokens, computes_padding
 from pipeline.batcher import CutClip, Piece, Window, windows
 from pipeline.codebooks import AutoCodebooks
-from pipeline.config import BatchingConfig
 from pipeline.errors import CodecContractError, ShardCancelledError
 from pipeline.pages import PAGES
 from pipeline.prefetch import prefetched
+from pipeline.settings import BatchingConfig
 from pipeline.turn import Turn
 from pipeline.types import Clip, TokenRow, scale_into
 

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pipeline.config import RunningConfig
 from pipeline.errors import FailureKind
 from pipeline.retry import jittered_wait_s
+from pipeline.settings import RunningConfig
 from pipeline.types import Shard, Task
 
 

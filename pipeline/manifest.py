@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.commit import CommitEntry, find_commit, list_commits
-from pipeline.config import FORMAT_VERSION
 from pipeline.errors import ObjectMissingError
+from pipeline.fingerprint import FORMAT_VERSION
 from pipeline.layout import OutputPlace
 from pipeline.manifest_rows import ManifestRow, Rows
 from pipeline.records import CommitRecord

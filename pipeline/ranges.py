@@ -9,9 +9,9 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from pipeline.config import ReadingConfig
 from pipeline.errors import DataError, StoreUnavailableError
 from pipeline.pages import BLOCK_BYTES_MIN, PAGES
+from pipeline.settings import ReadingConfig
 from pipeline.storage import Store
 from pipeline.types import Content, Shard
 

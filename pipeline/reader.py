@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.config import ReadingConfig
 from pipeline.errors import DataError, TarError
 from pipeline.seen_keys import SeenKeys
+from pipeline.settings import ReadingConfig
 from pipeline.tar import ByteStream, Member, MemberKind, printable, read_members
 from pipeline.types import Content, Reject, RejectReason, Sample
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from pipeline.config import FORMAT_VERSION
 from pipeline.errors import FailureKind, OtherJobError, RefusedError, ReplicaLostError
+from pipeline.fingerprint import FORMAT_VERSION
 from pipeline.types import Shard
 
 RECORD_BYTES_MAX = 16 << 20

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline.config import RetryConfig
 from pipeline.errors import StoreUnavailableError
+from pipeline.settings import RetryConfig
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from braceexpand import braceexpand
 
-from pipeline.config import check_uri, without_credentials
 from pipeline.errors import ConfigError, ObjectMissingError, RefusedError
 from pipeline.storage import Store, is_remote, join, normal_uri
 from pipeline.types import ObjectInfo, Shard
+from pipeline.uris import check_uri, without_credentials
 
 LIST_BYTES_MAX = 1 << 30
 """Of one `@list` file."""

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-from pipeline.config import RetryConfig, StorageConfig, check_uri, without_credentials
 from pipeline.errors import ConfigError, ObjectMissingError, RefusedError, UnsafeStoreError
 from pipeline.retry import Retry
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.storage_local import LocalStore, local_path
 from pipeline.types import Content, ObjectInfo, PartialObject
+from pipeline.uris import check_uri, without_credentials
 
 PROBE_PREFIX = ".probe-"
 """Of objects that a probe puts and deletes again, unless its process dies."""

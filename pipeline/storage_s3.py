@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
-from pipeline.config import StorageConfig
 from pipeline.errors import (
     ConfigError,
     DataError,
@@ -32,6 +31,7 @@ from pipeline.errors import (
     VoxmillError,
 )
 from pipeline.retry import Retry
+from pipeline.settings import StorageConfig
 from pipeline.storage_s3_errors import STORE_ERRORS, check_answer, translated
 from pipeline.types import ObjectInfo, PartialObject
 

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.commit import find_commit
-from pipeline.config import RetryConfig, StorageConfig, fingerprint
 from pipeline.errors import DataError, ObjectChangedError, ObjectMissingError, OtherJobError, RefusedError
 from pipeline.fetch import fetch_object
+from pipeline.fingerprint import fingerprint
 from pipeline.job import read_job
 from pipeline.layout import OutputPlace, output_place
 from pipeline.manifest import Manifest, fold_commits
 from pipeline.records import CommitRecord, JobRecord, ObjectRecord
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.spool import Spool
 from pipeline.storage import Store, Stores
 from pipeline.token_rows import READ_ERRORS, TokenRules, read_rows, row_faults

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.config import WritingConfig
+from pipeline.settings import WritingConfig
 from pipeline.types import Segment, TokenRow
 from pipeline.writer import TokenFormat, parquet_schema
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.admission import is_text
-from pipeline.config import WritingConfig
+from pipeline.settings import WritingConfig
 from pipeline.spool import Spool
 from pipeline.types import Reject, TokenRow
 

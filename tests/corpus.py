@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.config import RetryConfig, StorageConfig
 from pipeline.layout import OutputPlace
 from pipeline.manifest import fold_commits
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.storage import Store, Stores
 
 DATA = Path(__file__).parent / "data"
@@ -99,9 +99,10 @@ def tokens_of(output: str) -> Tokens:
         if path.startswith("tokens/"):
             for row in pq.read_table(io.BytesIO(content)).to_pylist():
                 assert row["key"] not in found, f"{row['key']} stands twice"
-                columns = [row[name] for name in sorted(row) if name.startswith("acoustic_")]
+                names = [name for name in row if name.startswith("acoustic_")]
+                columns = [row[name] for name in sorted(names, key=lambda name: int(name.split("_")[1]))]
                 acoustic = columns[: row.get("num_acoustic_codebooks", len(columns))]
-                found[row["key"]] = (row["semantic"], acoustic)
+                found[row["key"]] = (row.get("semantic", []), acoustic)
         elif content:
             with tarfile.open(fileobj=io.BytesIO(content)) as tar:
                 for member in tar:

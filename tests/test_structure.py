@@ -26,7 +26,11 @@ GROUND = frozenset(
     {
         "types",
         "errors",
+        "settings",
+        "uris",
+        "config_faults",
         "config",
+        "fingerprint",
         "codebooks",
         "retry",
         "pages",
@@ -83,7 +87,7 @@ STAGES: tuple[frozenset[str], ...] = (
 of at most one earlier one; only the joiners, one for each way of a shard, know all."""
 
 JOINERS = frozenset({"worker", "synthesis_worker"})
-PURE = {"ledger": frozenset({"types", "errors", "config", "retry"})}
+PURE = {"ledger": frozenset({"types", "errors", "settings", "retry"})}
 """Files outside the chain of stages, with all that they may know of `pipeline`."""
 
 

@@ -1,39 +1,53 @@
-"""A LongCat decoder by itself, on one device: ids to waveforms, without the encoder in memory."""
+"""LongCat decoders by themselves, on one device: ids to waveforms, without the encoder in memory."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 
 from codec.arithmetic import arithmetic, check_device
-from codec.base import CheckpointError, CodecInfo, DecoderInfo, Tokens
+from codec.base import CheckpointError, CodecError, CodecInfo, DecoderInfo, Tokens
 from codec.longcat.decoder import LongCatDecoder
 from codec.longcat.weights import DecoderWeights
 from codec.tokens import own_tokens
 
 
+@dataclass(frozen=True)
+class LongCatDecoders:
+    """A `codec.base.DecoderLoader`: each decoder is a file of its own, and the encoder is left where it is."""
+
+    checkpoint: DecoderWeights
+
+    def decoder_info(self, sample_rate_hz: int, num_acoustic_codebooks: int) -> DecoderInfo:
+        """The decoder for a rate and so many codebooks. Raises as `codec.base.DecoderLoader.decoder_info`."""
+        try:
+            return self.checkpoint.decoder_info(sample_rate_hz, num_acoustic_codebooks)
+        except ValueError as error:
+            raise CodecError(str(error)) from None
+
+    def load_decoder(self, info: DecoderInfo, *, device: str = "cpu") -> LongCatTokenDecoder:
+        """The decoder that `info` tells of, on a device. Raises `CheckpointError` when its files are others by now."""
+        found = self.decoder_info(info.sample_rate_hz, len(info.acoustic_cardinalities))
+        if found != info:
+            raise CheckpointError(
+                f"{self.checkpoint.source.uri} has decoder {found.name} ({found.file_hash[:12]}) here, but {info.name} "
+                f"({info.file_hash[:12]}) is wanted, as where the run was started; give all hosts the same files"
+            )
+        on_device = check_device(device)
+        return LongCatTokenDecoder(self.checkpoint.load_decoder(info.name).to(on_device), info)
+
+
+@dataclass(frozen=True)
 class LongCatTokenDecoder:
     """A `codec.base.TokenDecoder`, in float32. One thread at a time may compute (see `arithmetic`)."""
 
-    def __init__(self, checkpoint: DecoderWeights, info: DecoderInfo, *, device: str = "cpu") -> None:
-        """Load the decoder that `info` tells of. Raises `CheckpointError` when its files are others by now."""
-        found = checkpoint.decoder_info(info.sample_rate_hz, len(info.acoustic_cardinalities))
-        if found != info:
-            raise CheckpointError(
-                f"{checkpoint.source.uri} has decoder {found.name} ({found.file_hash[:12]}) here, but {info.name} "
-                f"({info.file_hash[:12]}) is wanted, as where the run was started; give all hosts the same files"
-            )
-        self._info = info
-        self._device = check_device(device)
-        self._decoder = checkpoint.load_decoder(info.name).to(self._device)
-
-    @property
-    def info(self) -> DecoderInfo:
-        """What the decoder is."""
-        return self._info
+    decoder: LongCatDecoder
+    info: DecoderInfo
 
     def decode(self, tokens: Tokens) -> torch.Tensor:
         """Waveforms float32 [B, F * frame size], as `codec.base.TokenDecoder.decode` says."""
-        return run_decoder(self._decoder, tokens, self._info)
+        return run_decoder(self.decoder, tokens, self.info)
 
 
 @torch.no_grad()

@@ -31,8 +31,8 @@ from infra.bench.matrix import MatrixProduct, wait_for
 from infra.bench.plain import PlainEncoder, plain_encoder
 from infra.bench.random_checkpoint import random_checkpoint
 from infra.bench.report import BenchReport, Figure
-from pipeline.config import BatchingConfig
 from pipeline.encoder import Encoder, Progress
+from pipeline.settings import BatchingConfig
 from pipeline.types import Clip, TokenRow
 
 GFLOP_PER_AUDIO_S = 30.2

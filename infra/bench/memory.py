@@ -28,7 +28,7 @@ import soundfile
 from infra.bench.report import BenchReport, Figure
 from infra.bench.shards import write_shard
 from infra.bench.speech import PACKAGES, speech_files
-from pipeline.config import BatchingConfig
+from pipeline.settings import BatchingConfig
 
 RATIO_MAX = 1.05
 

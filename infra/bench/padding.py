@@ -16,7 +16,7 @@ from infra.bench.clips import SAMPLE_RATE_HZ
 from infra.bench.report import BenchReport, Figure
 from infra.bench.speech import PACKAGES, speech_files
 from pipeline.batcher import windows
-from pipeline.config import BatchingConfig
+from pipeline.settings import BatchingConfig
 from pipeline.types import Clip
 
 _FRAME_SIZE = 960

@@ -31,9 +31,9 @@ from codec.base import CodecError
 from infra.bench.report import BenchReport, Figure
 from infra.bench.shards import write_shard
 from infra.bench.speech import speech_files
-from pipeline.config import ReadingConfig, RetryConfig, StorageConfig
 from pipeline.ranges import RangeStream
 from pipeline.reader import read_samples
+from pipeline.settings import ReadingConfig, RetryConfig, StorageConfig
 from pipeline.storage import PROBE_PREFIX, Store, open_store
 from pipeline.types import Shard
 

@@ -11,8 +11,8 @@ import numpy as np
 import soundfile
 from hypothesis import strategies as st
 
-from pipeline.config import DecodingConfig
 from pipeline.decoder import DecoderPool
+from pipeline.settings import DecodingConfig
 from pipeline.types import Clip, Reject, RejectReason, Sample
 from tests.media import KINDS as MEDIA_KINDS
 from tests.media import encoded

@@ -6,9 +6,9 @@ import io
 import tarfile
 from dataclasses import dataclass
 
-from pipeline.config import ReadingConfig
 from pipeline.errors import DataError, TarError
 from pipeline.reader import AUDIO_EXTENSIONS, NAME_CHARS_MAX, is_meta, read_samples, split_name
+from pipeline.settings import ReadingConfig
 from pipeline.tar import EXTENSION_BYTES_MAX, TRAILING_ZEROS_BYTES_MAX, MemberKind, printable, read_members
 from pipeline.types import Reject, Sample
 from tests.fuzz.bounds import bounded

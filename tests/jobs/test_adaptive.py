@@ -23,9 +23,10 @@ from jobs.plan import plan
 from jobs.run import run_job
 from jobs.status import status
 from jobs.verify import verify
-from pipeline.config import RetryConfig, StorageConfig, load_config
+from pipeline.config import load_config
 from pipeline.errors import ConfigError, OtherJobError
 from pipeline.records import CommitRecord
+from pipeline.settings import RetryConfig, StorageConfig
 from tests.corpus import GOLDEN, committed_hashes, put_shards, tar_of, tokens_of
 from tests.jobs.test_run import FAST
 

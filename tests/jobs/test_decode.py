@@ -19,8 +19,9 @@ from jobs.run import run_job
 from jobs.verify import verify
 from pipeline import synthesis_worker
 from pipeline.audio_config import load_decode_config
-from pipeline.config import RetryConfig, StorageConfig, load_config
+from pipeline.config import load_config
 from pipeline.errors import OtherJobError, RefusedError
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.synthesizer import num_samples_at
 from pipeline.token_reader import TokenReader
 from tests.codec.golden import Expected

@@ -13,11 +13,12 @@ from jobs.redo import redo
 from jobs.run import run_job
 from jobs.verify import verify
 from pipeline.commit import commit, find_standing, put_objects
-from pipeline.config import RetryConfig, StorageConfig, load_config
+from pipeline.config import load_config
 from pipeline.errors import AttemptFencedError, RefusedError, UnsafeStoreError
 from pipeline.job import read_job
 from pipeline.layout import OutputPlace
 from pipeline.records import CommitRecord, Counts, InputRecord
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.spool import Spool
 from pipeline.storage import join
 from pipeline.types import Shard

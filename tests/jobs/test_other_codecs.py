@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 
+from codec.base import Tokens
 from codec.calibrated import CalibratedLoader, CalibratedOptions
 from codec.registry import load_codec
 from tests.codec.small_models import save_small_model
@@ -65,6 +66,88 @@ def test_mimis_first_codebook_is_the_semantic_stream(tmp_path, inputs):
     assert len(tokens) == 4
     assert all(len(acoustic) == 2 and len(semantic) == len(acoustic[0]) for semantic, acoustic in tokens.values())
     assert voxmill("verify", tmp_path / "out").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "streams"), [("mimi", "semantic,acoustic"), ("encodec", "acoustic"), ("dac", "acoustic")]
+)
+def test_tokens_of_transformers_codecs_are_decoded(tmp_path, inputs, kind, streams):
+    folder = save_small_model(tmp_path / kind, kind)
+    done, _ = run(tmp_path, inputs[:1], f"--streams={streams}", codec=folder)
+    assert done.returncode == 0, done.stderr
+    codec = load_codec(str(folder))
+    rate_hz = codec.info.sample_rate_hz
+    out = tmp_path / "audio"
+    done = voxmill("decode", tmp_path / "out", f"--to={rate_hz}", f"--out={out}", "--format=files", "--executor=inline")
+    assert done.returncode == 0, done.stderr
+    assert f"to {rate_hz} Hz by decoder {kind}: made for exactly so many" in done.stderr
+    tokens = tokens_of(f"{tmp_path}/out")
+    files = {path.stem: path for path in out.rglob("*.flac")}
+    assert files.keys() == tokens.keys()
+    assert len(files) == 4
+    for key, (semantic, acoustic) in tokens.items():
+        ids = Tokens(
+            semantic=None if not semantic else torch.tensor(semantic)[None],
+            acoustic=torch.tensor(acoustic)[None],
+            num_frames=torch.tensor([len(acoustic[0])]),
+        )
+        alone = codec.decode(ids, rate_hz)[0].numpy()
+        found, found_hz = soundfile.read(files[key], dtype="float32")
+        assert found_hz == rate_hz
+        assert 0 <= len(alone) - len(found) < codec.info.frame_size
+        assert abs(found - alone[: len(found)].clip(-1, 1 - 2**-15)).max() <= 2**-16
+    assert voxmill("verify", out).returncode == 0
+
+
+def test_what_such_a_codec_does_not_decode_is_refused(tmp_path, inputs):
+    folder = save_small_model(tmp_path / "mimi", "mimi")
+    done, _ = run(tmp_path, inputs[:1], codec=folder)
+    assert done.returncode == 0, done.stderr
+    rate_hz = load_codec(str(folder)).info.sample_rate_hz
+    for flags, message in (
+        (["--to=16001"], f"found 16001 Hz for codec {folder}; it decodes to {rate_hz} Hz"),
+        (
+            [f"--to={rate_hz}", "--streams=acoustic"],
+            "codebooks of codec mimi only refine the semantic one",
+        ),
+    ):
+        done = voxmill("decode", tmp_path / "out", *flags, f"--out={tmp_path}/audio", "--executor=inline")
+        assert done.returncode == 2
+        assert message in done.stderr
+    assert not (tmp_path / "audio").exists()
+
+
+def test_a_plugins_tokens_are_decoded_when_it_says_that_it_can(tmp_path, inputs, monkeypatch):
+    @dataclass(frozen=True)
+    class Hum(CalibratedLoader):
+        rates_hz: tuple[int, ...] = (8000,)
+
+        def info(self):
+            return replace(super().info(), name="hum", decoder_sample_rates_hz=self.rates_hz)
+
+        def load(self, *, device, precision):
+            codec = super().load(device=device, precision=precision)
+            codec._info = self.info()
+            codec.decode = self.decode
+            return codec
+
+        def decode(self, tokens, sample_rate_hz):
+            return torch.full((len(tokens.num_frames), 480 * int(tokens.num_frames.max())), 0.25)
+
+    monkeypatch.setattr("codec.registry.find_plugin", lambda name: Hum(CalibratedOptions()))
+    done, _ = run(tmp_path, inputs[:1], codec="plugin:it")
+    assert done.returncode == 0, done.stderr
+    key = next(iter(tokens_of(f"{tmp_path}/out")))
+    done = voxmill("decode", tmp_path / "out", "--to=8000", f"--out={tmp_path}/audio", f"--keys={key}")
+    assert done.returncode == 0, done.stderr
+    waveform, rate_hz = soundfile.read(tmp_path / "audio" / f"{key}.flac")
+    assert rate_hz == 8000
+    assert (waveform == 0.25).all()
+
+    monkeypatch.setattr("codec.registry.find_plugin", lambda name: Hum(CalibratedOptions(), rates_hz=()))
+    done = voxmill("decode", tmp_path / "out", "--to=8000", f"--out={tmp_path}/audio", f"--keys={key}")
+    assert done.returncode == 2
+    assert "it has no decoder" in done.stderr
 
 
 def test_a_plugin_of_semantic_tokens_alone_fills_a_run(tmp_path, inputs, monkeypatch):

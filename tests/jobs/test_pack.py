@@ -16,10 +16,10 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from jobs import pack as pack_module
 from jobs.pack import PackReport, pack
-from pipeline.config import ReadingConfig, RetryConfig, StorageConfig
 from pipeline.errors import ConfigError, DataError, InfraError, RefusedError
 from pipeline.ranges import RangeStream
 from pipeline.reader import AUDIO_EXTENSIONS, read_samples
+from pipeline.settings import ReadingConfig, RetryConfig, StorageConfig
 from pipeline.storage import Store, open_store
 from pipeline.types import Reject, Sample, Shard
 from tests.media import encoded

@@ -20,8 +20,9 @@ from jobs.qa_codebooks import Codebook, CodebookUse
 from jobs.qa_draw import beginning, draw
 from jobs.qa_scores import RATE_HZ, log_mel_distance_db, score
 from jobs.run import run_job
-from pipeline.config import RetryConfig, StorageConfig, load_config
+from pipeline.config import load_config
 from pipeline.resample import resample
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.token_reader import TokenReader
 from pipeline.types import Segment, TokenRow
 from tests.corpus import CLIPS, GOLDEN, put_shards, speech_shards, store_of, tar_of

@@ -13,8 +13,9 @@ import soundfile
 
 from jobs.run import run_job
 from jobs.verify import verify
-from pipeline.config import RetryConfig, StorageConfig, load_config
+from pipeline.config import load_config
 from pipeline.errors import OtherJobError, RefusedError
+from pipeline.settings import RetryConfig, StorageConfig
 from tests.corpus import CLIPS, GOLDEN, committed_hashes, put_shards, speech_shards, store_of, tar_of, texts, tokens_of
 
 EXECUTORS = {"inline": ("inline", "auto"), "ray-1": ("ray", 1), "ray-3": ("ray", 3)}

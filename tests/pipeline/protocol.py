@@ -21,12 +21,13 @@ from jobs.prepare import OpenJob
 from jobs.replica import ReplicaSetup
 from jobs.view import RunView
 from pipeline.commit import Committed, Standing, find_commit, find_standing
-from pipeline.config import RetryConfig, StorageConfig, load_config
+from pipeline.config import load_config
 from pipeline.encoder import Progress
 from pipeline.errors import DataError, InfraError, ObjectChangedError, StoreUnavailableError
 from pipeline.layout import parse_token_path
 from pipeline.manifest import Manifest, ManifestRow, fold_commits
 from pipeline.records import CodecRecord, CommitRecord, JobRecord
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.shards import Listing
 from pipeline.turn import Turn
 from pipeline.types import Shard, Task

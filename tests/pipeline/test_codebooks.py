@@ -14,9 +14,11 @@ import torch
 from codec.base import CodecInfo, Tokens
 from codec.registry import codec_info, load_codec
 from pipeline.codebooks import AutoCodebooks, Savings
-from pipeline.config import BatchingConfig, JobConfig, fingerprint_parts, load_config
+from pipeline.config import JobConfig, load_config
 from pipeline.encoder import Encoder, Progress
 from pipeline.errors import CodecContractError, ConfigError
+from pipeline.fingerprint import fingerprint_parts
+from pipeline.settings import BatchingConfig
 from pipeline.types import Clip, TokenRow
 
 RATE_HZ = 16000

@@ -18,11 +18,11 @@ from pipeline.commit import (
     put_objects,
     take_back,
 )
-from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import AttemptFencedError, OtherJobError, RefusedError, StoreUnavailableError
 from pipeline.layout import OutputPlace, parse_commit_path, parse_token_path, token_path
 from pipeline.manifest import fold_commits, write_manifest
 from pipeline.records import CommitRecord, Counts, InputRecord
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.spool import Spool
 from pipeline.storage import Store, open_store
 

@@ -18,12 +18,12 @@ import pytest
 import soundfile
 
 from pipeline import decode_processes, pages
-from pipeline.config import DecodingConfig
 from pipeline.decode_chunk import Chunk, Decoded, Refused
 from pipeline.decode_memory import AUDIO_BYTES, PCM_BYTES, Answer
 from pipeline.decode_messages import channel_pair, send
 from pipeline.decoder import DecoderPool
 from pipeline.errors import DecoderUnavailableError
+from pipeline.settings import DecodingConfig
 from pipeline.types import Clip, Reject, RejectReason, Sample
 from tests import faulty_decoding
 from tests.corpus import GOLDEN
@@ -239,7 +239,7 @@ def test_close_ends_calls_under_way() -> None:
 
 PARENT = """
     import os, sys, signal, subprocess
-    from pipeline.config import DecodingConfig
+    from pipeline.settings import DecodingConfig
     from pipeline.decoder import DecoderPool
     from pipeline.types import Sample
 

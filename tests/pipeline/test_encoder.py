@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from codec.base import Tokens
 from codec.registry import load_codec
 from pipeline.batcher import Piece, plan, windows
-from pipeline.config import BatchingConfig
 from pipeline.encoder import Encoder, Progress
 from pipeline.errors import CodecContractError, ShardCancelledError
+from pipeline.settings import BatchingConfig
 from pipeline.turn import Turn
 from pipeline.types import Clip
 

@@ -7,9 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pipeline.config import RunningConfig
 from pipeline.errors import FailureKind
 from pipeline.ledger import Ledger, ShardState
+from pipeline.settings import RunningConfig
 from pipeline.types import Shard
 
 CONFIG = RunningConfig(

@@ -14,11 +14,11 @@ from pipeline import audio as audio_module
 from pipeline import media as media_module
 from pipeline.audio import decode_audio
 from pipeline.clip_limits import AudioRejectedError, ClipLimits
-from pipeline.config import DecodingConfig
 from pipeline.decoder import DecoderPool
 from pipeline.media_track import adts_frame_bytes, media_container
 from pipeline.media_walk import walk
 from pipeline.mono import DecodedAudio
+from pipeline.settings import DecodingConfig
 from pipeline.types import Clip, Pcm, RejectReason, Sample
 from tests.media import KINDS, Webm, element, encoded, in_webm, ogg_packets, uint, with_box
 

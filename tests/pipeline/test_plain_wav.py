@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline.audio import decode_audio
 from pipeline.clip_limits import AudioRejectedError, ClipLimits
-from pipeline.config import DecodingConfig
 from pipeline.decoder import PLAIN_MEMORY_SHARE, DecoderPool
 from pipeline.plain_wav import plain_samples
 from pipeline.segments import cut
+from pipeline.settings import DecodingConfig
 from pipeline.types import Clip, Pcm, Reject, Sample, scale_into
 from tests.containers import with_length
 from tests.fuzz import audio as fuzzed

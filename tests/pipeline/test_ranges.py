@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ReadingConfig
 from pipeline.errors import DataError, ObjectChangedError, StoreUnavailableError
 from pipeline.ranges import RangeStream
+from pipeline.settings import ReadingConfig
 from pipeline.types import ObjectInfo, Shard
 
 RANGE_BYTES = 1 << 16

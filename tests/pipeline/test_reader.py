@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import reader
-from pipeline.config import ReadingConfig
 from pipeline.errors import DataError, TarError
 from pipeline.reader import read_samples, split_name
+from pipeline.settings import ReadingConfig
 from pipeline.types import Reject, RejectReason, Sample
 from tests.tars import END, BytesStream, block, padded, tar
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.config import RetryConfig
 from pipeline.errors import InfraError, ObjectMissingError, StoreDeniedError, StoreUnavailableError
 from pipeline.retry import Retry
+from pipeline.settings import RetryConfig
 
 
 class Scripted:

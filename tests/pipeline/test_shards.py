@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import shards
-from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import ConfigError, RefusedError
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.shards import Listing, _unbraced, list_shards
 from pipeline.storage import Store, Stores, join
 from pipeline.types import ObjectInfo, Shard

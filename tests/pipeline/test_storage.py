@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import ConfigError, DataError, ObjectChangedError, ObjectMissingError
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.storage import (
     Store,
     Stores,

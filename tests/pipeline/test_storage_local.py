@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RetryConfig
 from pipeline.errors import (
     DataError,
     ObjectChangedError,
@@ -22,6 +21,7 @@ from pipeline.errors import (
     VoxmillError,
 )
 from pipeline.retry import Retry
+from pipeline.settings import RetryConfig
 from pipeline.storage import probe_put_if_absent
 from pipeline.storage_local import LocalStore
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import (
     ConfigError,
     DataError,
@@ -23,6 +22,7 @@ from pipeline.errors import (
     UnsafeStoreError,
 )
 from pipeline.retry import Retry
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.storage_s3 import S3Store, split_s3_uri
 from tests.servers import Answer, S3Server, ScriptedServer, free_port
 

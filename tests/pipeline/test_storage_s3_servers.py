@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RetryConfig, StorageConfig
 from pipeline.errors import ObjectMissingError, RefusedError, StoreDeniedError, UnsafeStoreError
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.storage import Store, join, open_store, probe_put_if_absent
 from tests.servers import S3Server, rclone_server
 

@@ -10,8 +10,9 @@ import pytest
 
 from jobs.redo import redo
 from jobs.run import run_job
-from pipeline.config import RetryConfig, StorageConfig, load_config
+from pipeline.config import load_config
 from pipeline.errors import DataError, ObjectChangedError, ObjectMissingError, RefusedError
+from pipeline.settings import RetryConfig, StorageConfig
 from pipeline.token_keys import find_keys
 from pipeline.token_reader import TokenReader
 from tests.corpus import CLIPS, put_shards, speech_shards, texts, tokens_of

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import WritingConfig
 from pipeline.errors import SpoolFullError
+from pipeline.settings import WritingConfig
 from pipeline.spool import Spool
 from pipeline.types import Reject, RejectReason, Segment, TokenRow
 from pipeline.writer import ParquetTokenWriter, RejectWriter, TokenFormat, open_token_writer
