@@ -25,10 +25,22 @@ class LongCatModelTester:
     is_training = False
 
     def get_config(self) -> LongCatConfig:
-        return LongCatConfig.of(read_config(GOLDEN / "config.json"))
+        sizes = read_config(GOLDEN / "config.json")
+        decoder = sizes.decoders["16k_4codebooks"].model_copy(update={"width": 32})
+        return LongCatConfig.of(sizes.model_copy(update={"decoders": {"16k_4codebooks": decoder}}))
 
     def prepare_config_and_inputs_for_common(self) -> tuple[LongCatConfig, dict[str, Any]]:
         return self.get_config(), {"input_values": floats_tensor([self.batch_size, 1, self.seq_length], scale=0.1)}
+
+
+NO_HIDDEN_STATES = "ids and audio come out, no hidden states or attentions, and without gradients"
+NOT_APPLICABLE = {
+    "test_hidden_states_output": NO_HIDDEN_STATES,
+    "test_retain_grad_hidden_states_attentions": NO_HIDDEN_STATES,
+    "test_model_outputs_equivalence": f"{NO_HIDDEN_STATES}; tuples and outputs are compared in test_longcat_hf.py",
+    "test_model_get_set_embeddings": "the input is a waveform, which no embedding takes",
+    "test_init_weights_can_init_buffers": "the k-means codebook is a buffer that is learned, so random before that",
+}
 
 
 class LongCatModelTest(ModelTesterMixin, unittest.TestCase):
@@ -46,16 +58,22 @@ class LongCatModelTest(ModelTesterMixin, unittest.TestCase):
         self.config_tester.run_common_tests()
 
 
+for name, why in NOT_APPLICABLE.items():
+    setattr(LongCatModelTest, name, unittest.skip(why)(getattr(LongCatModelTest, name)))
+
+
 class LongCatFeatureExtractorTester:
     batch_size = 7
     feature_size = 1
+    min_seq_length, max_seq_length, seq_length_diff = 400, 1600, 200
 
     def prepare_feat_extract_dict(self) -> dict[str, Any]:
         return {"feature_size": 1, "sampling_rate": 16000, "padding_value": 0.0, "return_attention_mask": True}
 
     def prepare_inputs_for_common(self, equal_length: bool = False, numpify: bool = False) -> list[Any]:
-        lengths = [800] * self.batch_size if equal_length else list(range(400, 400 + 200 * self.batch_size, 200))
-        waveforms = [np.random.default_rng(length).standard_normal((length, 1)) for length in lengths]
+        step = 0 if equal_length else self.seq_length_diff
+        lengths = [self.min_seq_length + step * index for index in range(self.batch_size)]
+        waveforms = [np.random.default_rng(length).standard_normal(length) for length in lengths]
         return waveforms if numpify else [waveform.tolist() for waveform in waveforms]
 
 
