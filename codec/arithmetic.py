@@ -28,14 +28,18 @@ def check_device(device: str) -> torch.device:
 
 @contextmanager
 def arithmetic(*, tf32: bool) -> Iterator[None]:
-    """Float32 products in full precision, or with tf32 inputs; deterministic kernels either way.
+    """Float32 products in full precision, or with tf32 inputs; deterministic kernels either way; no caller's autocast.
 
     The switches are the process's: two codecs of different precision must not compute at the same time in it.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
+        with (
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+        ):
             yield
     finally:
         torch.set_float32_matmul_precision(before)

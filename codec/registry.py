@@ -26,6 +26,9 @@ from codec.plugins import PREFIX as PLUGIN
 from codec.plugins import find_plugin
 from codec.sources import LocalFolder, Source
 
+NAMES = ("longcat",)
+"""Codecs that go by a name; a folder of the same name is `./longcat`."""
+
 LONGCAT_REPOSITORY = "meituan-longcat/LongCat-Audio-Codec"
 
 

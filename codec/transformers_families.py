@@ -46,7 +46,13 @@ class Family:
     decode: Callable[[Any, torch.Tensor], torch.Tensor]
 
 
+_PADS_BEFORE = ("constant", "replicate")
+"""Paddings of a causal convolution that look at nothing behind the clip."""
+
+
 def _mimi_sizes(config: Any) -> Sizes:
+    if config.audio_channels != 1:
+        raise CodecError(f"this Mimi has audio_channels {config.audio_channels}; clips here are mono")
     if config.num_semantic_quantizers != 1:
         raise CodecError(
             f"this Mimi has {config.num_semantic_quantizers} semantic codebooks; one is what token shards hold"
@@ -57,7 +63,7 @@ def _mimi_sizes(config: Any) -> Sizes:
         cardinality=config.codebook_size,
         num_codebooks=config.num_quantizers,
         num_semantic=1,
-        looks_ahead=not config.use_causal_conv or config.pad_mode == "reflect",
+        looks_ahead=not config.use_causal_conv or config.pad_mode not in _PADS_BEFORE,
     )
 
 
@@ -69,7 +75,7 @@ def _encode_mimi(model: Any, waveforms: torch.Tensor, num_codebooks: int) -> tor
 def _encodec_sizes(config: Any) -> Sizes:
     refused = {
         f"audio_channels is {config.audio_channels}; clips here are mono": config.audio_channels != 1,
-        "chunk_length_s is set; frames of overlapping chunks are more than a clip's": config.chunk_length_s,
+        "chunk_length_s is set; frames of overlapping chunks are more than a clip's": config.chunk_length_s is not None,
         "normalize is set; decoding needs each clip's loudness, which is not in the ids": config.normalize,
     }
     for reason, found in refused.items():
@@ -83,7 +89,9 @@ def _encodec_sizes(config: Any) -> Sizes:
         num_semantic=0,
         # A group norm is over all of a clip's time, and padding by reflection mirrors, in clips of a few frames, what
         # stands past the end to before the start.
-        looks_ahead=not config.use_causal_conv or config.norm_type == "time_group_norm" or config.pad_mode == "reflect",
+        looks_ahead=not config.use_causal_conv
+        or config.norm_type == "time_group_norm"
+        or config.pad_mode not in _PADS_BEFORE,
     )
 
 

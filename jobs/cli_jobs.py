@@ -10,6 +10,9 @@ from typing import Any
 from jobs.cli_flags import add_command, add_job_flags, add_replica_flags, add_resume_flags, hours, name_list
 from jobs.cli_output import emit
 
+OF_A_JOB = ("format", "executor", "replicas", "ray_address", "redo_changed", "retry_failed", "allow_unsafe_store")
+"""Flags of `voxmill decode` that mean nothing beside `--keys`."""
+
 
 def add_demo(commands: Any) -> None:
     """`voxmill demo`."""
@@ -114,9 +117,10 @@ def add_decode(commands: Any) -> None:
             from jobs.decode_keys import decode_keys, read_keys
             from pipeline.errors import ConfigError
 
-            given = [name for name in ("format", "executor", "replicas") if getattr(arguments, name) is not None]
+            given = [name for name in OF_A_JOB if getattr(arguments, name) is not None]
             if given:
-                raise ConfigError(f"--keys writes files at once, without a job: leave out --{', --'.join(given)}")
+                flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+                raise ConfigError(f"--keys writes files at once, without a job: leave out {flags}")
             found = decode_keys(config, read_keys(arguments.keys))
             emit(found, arguments.json)
             return found.exit_code

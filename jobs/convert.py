@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codec.base import CodecError
 from codec.longcat.checkpoint import open_checkpoint
 from codec.registry import source_of
 from codec.transformers_codec import require_transformers
@@ -49,8 +50,10 @@ def convert_checkpoint(source: str, folder: str, storage_options: Mapping[str, A
     """Convert what a name or URI of `--codec` means.
 
     Raises `CodecError` where the transformers package is missing, the source has no published files, or the folder is
-    not empty.
+    not empty or no local one.
     """
+    if "://" in folder:
+        raise CodecError(f"found output {folder}; a conversion is written to a local folder, copy it from there")
     require_transformers()
     from codec.hf.convert import convert
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from codec.base import CodecInfo
-from codec.registry import check_arithmetic, codec_info
+from codec.registry import NAMES, check_arithmetic, codec_info
 from jobs.replica import ReplicaSetup, Setup, checkpoint_options
 from jobs.streams import check_streams
 from pipeline.commit import find_commit, find_standing, take_back
@@ -61,7 +61,7 @@ class OpenJob:
 def absolute(config: Config) -> Config:
     """The config with absolute places, since replicas may run in other folders."""
     places = {"output": output_place(config.output).base}
-    if config.codec and "://" not in config.codec and Path(config.codec).is_dir():
+    if config.codec not in ("", *NAMES) and "://" not in config.codec and Path(config.codec).is_dir():
         places["codec"] = str(Path(config.codec).absolute())
     return config.model_copy(update=places)
 

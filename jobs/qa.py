@@ -32,6 +32,8 @@ from pipeline.token_reader import TokenReader
 from pipeline.types import AudioRow, TokenRow
 
 _MEASURES = ("stoi", "pesq", "log_mel_db")
+CLIPS_MAX = 200
+"""Of one page, which holds some megabytes of each."""
 SCORED_S_MAX = 30.0
 """Of a clip, its first segments up to so many seconds are decoded, scored and played."""
 
@@ -52,9 +54,9 @@ class ComparedClip:
 
     @property
     def worst_first(self) -> tuple[bool, float]:
-        """Clips sorted by it begin with those that could not be compared, then the least intelligible."""
+        """Clips sorted by it begin with those not compared, then those without a score, then the least intelligible."""
         stois = [one.stoi for one in self.scores.values() if one.stoi is not None]
-        return bool(self.scores), min(stois, default=2.0)
+        return bool(self.scores), min(stois, default=-2.0)
 
 
 @dataclass
@@ -160,6 +162,10 @@ def qa(
     that cannot be had, `DataError` for a damaged token shard.
     """
     check_installed()
+    if not 1 <= num_clips <= CLIPS_MAX or seed < 0:
+        raise ConfigError(
+            f"found {num_clips} clips and seed {seed}; allowed: 1 to {CLIPS_MAX} clips, all on one page, a seed from 0"
+        )
     tokens = output_place(tokens).base
     store = Stores(storage, retry)(tokens)
     source = TokenReader.open(tokens, store=store)
@@ -250,6 +256,8 @@ def write_page(report: QaReport, out: str) -> None:
     """Write the report as one HTML page, and note where."""
     from jobs.qa_page import page
 
+    if "://" in out:
+        raise ConfigError(f"found page {out}; it is written to a local file, copy it from there")
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(report), encoding="utf-8")

@@ -28,13 +28,14 @@ def draw(source: TokenReader, num_rows: int, seed: int, use: CodebookUse) -> Ite
     Raises as `TokenReader.read`.
     """
     rows = source.manifest().rows
-    records = [rows[shard_id].record for shard_id in sorted(rows)]
-    ends = np.cumsum([record.counts.num_rows for record in records])
+    num_rows_of = rows.num_rows()  # a number a shard: records of all would be gigabytes where shards are millions
+    shard_ids = sorted(num_rows_of)
+    ends = np.cumsum([num_rows_of[shard_id] for shard_id in shard_ids])
     total = int(ends[-1]) if len(ends) else 0
     chosen = np.sort(np.random.default_rng(seed).choice(total, min(num_rows, total), replace=False))
     shard_of = np.searchsorted(ends, chosen, side="right")
     for shard in np.unique(shard_of):
-        record = records[shard]
+        record = rows[shard_ids[shard]].record
         wanted = set((chosen[shard_of == shard] - (ends[shard] - record.counts.num_rows)).tolist())
         for position, row in enumerate(source.read_commit(record)):
             use.count(row)

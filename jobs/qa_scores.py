@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,9 @@ RATE_HZ: Final = 16_000
 SCORED_S_MIN: Final = 0.5
 """Shorter speech has no STOI and no PESQ, as silence has none: STOI looks at windows of 384 ms."""
 
+_PESQ_S_MAX: Final = 19.0
+"""pesq writes past its arrays at more than 50 utterances, and one takes 0.4 s at least; longer speech goes in parts."""
+
 _FFT, _HOP, _NUM_MELS = 512, 160, 80
 _FLOOR_DB: Final = -60.0
 """Under the loudest band of the source: what is fainter counts as that, or silence would decide."""
@@ -29,7 +33,10 @@ _FLOOR_DB: Final = -60.0
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """`stoi` up to 1 and `pesq` 1 to 4.64, None where they cannot be had; of `log_mel_db` less is better."""
+    """`stoi` up to 1 and `pesq` 1 to 4.64, None where the source has too little speech; of `log_mel_db` less is better.
+
+    Silence in place of speech has the least of both: 0 and 1.
+    """
 
     stoi: float | None
     pesq: float | None
@@ -60,12 +67,12 @@ def score(source: NDArray[np.float32], decoded: NDArray[np.float32]) -> Scores:
     """Scores of `decoded` [T'] against `source` [T], both at `RATE_HZ`, over what both have."""
     length = min(len(source), len(decoded))
     source, decoded = source[:length], decoded[:length]
-    has_scores = length >= SCORED_S_MIN * RATE_HZ and bool(source.any()) and bool(decoded.any())
-    return Scores(
-        stoi=_stoi(source, decoded) if has_scores else None,
-        pesq=_pesq(source, decoded) if has_scores else None,
-        log_mel_db=log_mel_distance_db(source, decoded),
-    )
+    log_mel_db = log_mel_distance_db(source, decoded)
+    if length < SCORED_S_MIN * RATE_HZ or not source.any() or (stoi := _stoi(source, decoded)) is None:
+        return Scores(None, None, log_mel_db)
+    if not decoded.any():
+        return Scores(0.0, 1.0, log_mel_db)
+    return Scores(stoi, _pesq(source, decoded), log_mel_db)
 
 
 def log_mel_distance_db(source: NDArray[np.float32], decoded: NDArray[np.float32]) -> float:
@@ -106,9 +113,13 @@ def _stoi(source: NDArray[np.float32], decoded: NDArray[np.float32]) -> float | 
 
 
 def _pesq(source: NDArray[np.float32], decoded: NDArray[np.float32]) -> float | None:
-    from pesq import PesqError, pesq
+    """The mean over parts of equal length, each short enough; without those in which there is no utterance."""
+    from pesq import NoUtterancesError, pesq
 
-    try:
-        return float(pesq(RATE_HZ, source, decoded, "wb"))
-    except PesqError:  # no utterance in either, or buffers that are too short
-        return None
+    num_parts = math.ceil(len(source) / (_PESQ_S_MAX * RATE_HZ))
+    parts = zip(np.array_split(source, num_parts), np.array_split(decoded, num_parts), strict=True)
+    found: list[float] = []
+    for true, heard in parts:
+        with suppress(NoUtterancesError):
+            found.append(float(pesq(RATE_HZ, true, heard, "wb")))
+    return sum(found) / len(found) if found else None

@@ -134,6 +134,12 @@ class Rows(MutableMapping[str, ManifestRow]):
         found = {shard_id: etags[place] for shard_id, place in self._places.items()}
         return found | {shard_id: row.record.input.etag for shard_id, row in self._loose.items()}
 
+    def num_rows(self) -> dict[str, int]:
+        """How many rows of tokens each shard has."""
+        numbers = self._table["num_rows"].to_pylist()
+        found = {shard_id: numbers[place] for shard_id, place in self._places.items()}
+        return found | {shard_id: row.record.counts.num_rows for shard_id, row in self._loose.items()}
+
     def object_paths(self) -> set[str]:
         """Every object that a row names."""
         objects = self._table["objects"]

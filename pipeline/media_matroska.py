@@ -162,6 +162,8 @@ class _Walk:
         delay_ns = self._number(fields, _CODEC_DELAY)
         if codec.decoder == "libopus" and not delay_ns:  # files from before there was such a field
             delay_ns = media_codecs.opus_pre_skip(private) * _NS_HZ // media_codecs.OPUS_RATE_HZ
+        if codec.decoder == "vorbis":  # its delay is the first packet's output, which is left out anyway
+            delay_ns = 0
         return _AudioEntry(self._number(fields, _TRACK_NUMBER), codec, delay_ns)
 
     def _codec(self, name: str, private: bytes, audio: _Element | None) -> Codec:
@@ -210,6 +212,8 @@ class _Walk:
         number, _, position = self._vint(block.start)
         if number != self._entry.number:
             return
+        if position + 3 > block.end:
+            raise truncated(f"a block of its track has {block.end - block.start} bytes, less than its header")
         relative, flags = struct.unpack_from(">hB", self._audio, position)
         if self._blocks.discard_ns or discard_ns < 0:
             raise unreadable("it discards samples elsewhere than at its end (DiscardPadding)")

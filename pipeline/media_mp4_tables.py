@@ -151,7 +151,7 @@ class Fragments:
         fields = [bit for bit in (_DURATION, _SIZE, _FLAGS, _COMPOSITION) if flags & bit]
         if not flags & _SIZE and max(size, 1) * num_samples > len(run.audio):
             raise truncated(f"a fragment says {num_samples} packets of {size} bytes, more than the file has")
-        rows = run.table(">u4", num_samples * len(fields), at).reshape(num_samples, -1).astype(np.int64)
+        rows = run.table(">u4", num_samples * len(fields), at).reshape(num_samples, len(fields)).astype(np.int64)
         sizes: NDArray[Any] = rows[:, fields.index(_SIZE)] if flags & _SIZE else np.full(num_samples, size, np.int64)
         durations = rows[:, fields.index(_DURATION)].sum() if flags & _DURATION else duration * num_samples
         self._num_ticks += int(durations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from pipeline.media_adts import adts_track
 from pipeline.media_matroska import matroska_track
 from pipeline.media_mp4 import mp4_track
-from pipeline.media_track import Container, Track
+from pipeline.media_track import Container, Track, unreadable
 
 HAS_MEDIA: Final = find_spec("av") is not None
 """Whether PyAV is installed; one that is broken fails where it is imported, not file by file."""
@@ -23,4 +24,8 @@ _WALKS: Final[dict[Container, Callable[[bytes], Track]]] = {
 
 def walk(audio: bytes, container: Container) -> Track:
     """The one audio track of such a file, as its container tells it; raises `AudioRejectedError`."""
-    return _WALKS[container](audio)
+    try:
+        return _WALKS[container](audio)
+    except (ArithmeticError, ValueError, IndexError, struct.error) as error:
+        # Sizes and places that no file has; whatever arithmetic they break, it is the file's fault.
+        raise unreadable(f"its {container} structure cannot be ({error}); decode it to FLAC by another tool") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +32,7 @@ class LongCatConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         for part in ("acoustic", "semantic", "decoders"):
             if getattr(self, part) is None:
-                setattr(self, part, _PUBLISHED[part])
+                setattr(self, part, copy.deepcopy(_PUBLISHED[part]))
         super().__post_init__(**kwargs)
         _ = self.sizes  # a wrong size is told now, not by a tensor's shape
 

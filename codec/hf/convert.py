@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 
 import torch
 from torch import nn
@@ -37,13 +38,24 @@ def convert(checkpoint: Checkpoint, folder: Path) -> Converted:
     The folder must not exist, or be empty; it appears whole. Decoders that the source lacks are left out, of the config
     too. Raises `CodecError` when the folder is not empty, `CheckpointError` where the published files are wrong.
     """
+    folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CodecError(f"{folder} is there already and not empty; give a new folder")
     names = checkpoint.config.decoders
     decoders = {name: names[name] for name in names if checkpoint.has_decoder(name)}
     model = _model(checkpoint, LongCatConfig.of(checkpoint.config.model_copy(update={"decoders": decoders})))
-    making = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(making, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    making = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        return _write(making, folder, checkpoint, model)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)  # nothing is there once it has been renamed
+
+
+def _write(making: Path, folder: Path, checkpoint: Checkpoint, model: LongCatModel) -> Converted:
+    """All files into `making`, which then becomes `folder`."""
+    names = checkpoint.config.decoders
+    decoders = model.config.sizes.decoders
     model.save_pretrained(making)
     LongCatFeatureExtractor(sampling_rate=model.config.sampling_rate).save_pretrained(making)
     has_license = _copy_license(checkpoint, making)
@@ -58,6 +70,7 @@ def convert(checkpoint: Checkpoint, folder: Path) -> Converted:
     (making / "README.md").write_text(model_card(model.config, checkpoint.source.uri, result.published, has_license))
     for path in making.iterdir():
         path.chmod(0o644)  # safetensors are written for their owner alone
+    making.chmod(0o755)  # and temporary folders made for him
     if folder.exists():
         folder.rmdir()
     making.rename(folder)

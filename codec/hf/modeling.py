@@ -137,8 +137,12 @@ class LongCatModel(PreTrainedAudioTokenizerBase):
         if padding_mask is None:
             frames = torch.full((len(audio_codes),), audio_codes.shape[-1])
         else:
-            own = padding_mask.reshape(len(audio_codes), -1).bool().sum(-1).tolist()
-            frames = torch.tensor([num_frames(length, self.config.hop_length) for length in own])
+            own = _mask_lengths(padding_mask, len(audio_codes), padding_mask.shape[-1])
+            frames = self.get_encoded_length(own)
+            if frames.max() > audio_codes.shape[-1]:
+                raise ValueError(
+                    f"found a padding_mask of {int(frames.max())} frames for audio_codes of {audio_codes.shape[-1]}"
+                )
         tokens = Tokens(audio_codes[:, 0], audio_codes[:, 1:] if audio_codes.shape[1] > 1 else None, frames)
         waveforms = self._codec().decode(tokens, sampling_rate or self._rate())
         return LongCatDecoderOutput(waveforms[:, None].to(audio_codes.device))
@@ -267,6 +271,11 @@ def _lengths(waveforms: torch.Tensor, padding_mask: torch.Tensor | None) -> torc
     num_clips, num_samples = waveforms.shape
     if padding_mask is None:
         return torch.full((num_clips,), num_samples)
+    return _mask_lengths(padding_mask, num_clips, num_samples)
+
+
+def _mask_lengths(padding_mask: torch.Tensor, num_clips: int, num_samples: int) -> torch.Tensor:
+    """Samples of each clip by its mask [B, T] or [B, 1, T], int64 [B] on the CPU."""
     if padding_mask.shape not in ((num_clips, num_samples), (num_clips, 1, num_samples)):
         raise ValueError(f"found padding_mask {list(padding_mask.shape)}; allowed: [{num_clips}, {num_samples}]")
     own = padding_mask.reshape(num_clips, num_samples).bool().cpu()

@@ -92,9 +92,9 @@ def mel_banks(sample_rate_hz: int) -> torch.Tensor:
     """Triangles over the power spectrum, float32 [257, 80]: linear in mel, nothing from the Nyquist bin."""
     mel_low, mel_high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (_LOW_HZ, _HIGH_HZ))
     mel_step = (mel_high - mel_low) / (NUM_MELS + 1)
-    index = torch.arange(NUM_MELS)[:, None]
+    index = torch.arange(NUM_MELS, dtype=torch.float32)[:, None]
     left, centre, right = (mel_low + (index + offset) * mel_step for offset in (0.0, 1.0, 2.0))
     bin_hz = sample_rate_hz / _FFT_SIZE
-    mels = 1127.0 * (1.0 + bin_hz * torch.arange(_FFT_SIZE // 2)[None] / 700.0).log()
+    mels = 1127.0 * (1.0 + bin_hz * torch.arange(_FFT_SIZE // 2, dtype=torch.float32)[None] / 700.0).log()
     triangles = torch.minimum((mels - left) / (centre - left), (right - mels) / (right - centre)).clamp_min(0.0)
     return functional.pad(triangles, (0, 1)).T.contiguous()

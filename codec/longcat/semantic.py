@@ -176,6 +176,6 @@ def _attend_packed(
 
 def sinusoids(num_positions: int, width: int, *, device: torch.device) -> torch.Tensor:
     """Positions float32 [num_positions, width]: sine on even, cosine on odd dimensions (arXiv 1706.03762)."""
-    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
-    angles = torch.arange(num_positions, device=device)[:, None] * rates
+    rates = torch.exp(torch.arange(0, width, 2, device=device, dtype=torch.float32) * (-math.log(10000.0) / width))
+    angles = torch.arange(num_positions, device=device, dtype=torch.float32)[:, None] * rates
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)

@@ -44,7 +44,7 @@ class StreamDecoder:
         self._semantic, self._num_codebooks, self._num_streams = semantic, num_acoustic_codebooks, num_streams
         self._stage = stage_of(decoder.decoder)
         self._delay = delay_of(decoder.decoder)
-        self._has_ended = False
+        self._has_ended = self._has_failed = False
 
     @property
     def delay(self) -> Delay:
@@ -57,12 +57,13 @@ class StreamDecoder:
 
         `semantic` int64 [num_streams, F] and `acoustic` int64 [num_streams, K, F], F of 0 or more, K of the streams
         that the decoder was made for; None for one that it was not made for. Raises `ValueError` on other streams,
-        wrong shapes and ids out of range, before anything is decoded; `CodecError` after `finish`.
+        wrong shapes and ids out of range, before anything is decoded; `CodecError` after `finish`, or after decoding
+        failed, as when the device is full (`torch.OutOfMemoryError`).
         """
         self._check_open()
         own = self._own(semantic, acoustic)
         frames = [self._decode(_frame(own, index), last=False) for index in range(_num_frames(own))]
-        return torch.cat([torch.zeros(self._num_streams, 0), *frames], dim=1)
+        return torch.cat([torch.zeros(self._num_streams, 0, dtype=torch.float32), *frames], dim=1)
 
     @torch.no_grad()
     def finish(self) -> torch.Tensor:
@@ -86,8 +87,11 @@ class StreamDecoder:
         semantic, acoustic = (
             None if ids is None else ids.to(self._device) for ids in (tokens.semantic, tokens.acoustic)
         )
+        self._has_failed = True  # unless this comes to its end: layers may have taken the frame, others not
         with arithmetic(tf32=False):
-            return self._stage(self._decoder.latents(semantic, acoustic), last=last).squeeze(-1).cpu()
+            waveforms = self._stage(self._decoder.latents(semantic, acoustic), last=last).squeeze(-1).cpu()
+        self._has_failed = False
+        return waveforms
 
     def _own(self, semantic: torch.Tensor | None, acoustic: torch.Tensor | None) -> Tokens:
         given = [ids for ids in (semantic, acoustic) if ids is not None]
@@ -104,6 +108,8 @@ class StreamDecoder:
         return own
 
     def _check_open(self) -> None:
+        if self._has_failed:
+            raise CodecError("decoding failed within this stream, whose state is lost; make another decoder")
         if self._has_ended:
             raise CodecError("this stream was finished; make another decoder for the next one")
 

@@ -68,10 +68,10 @@ class StreamEncoder:
         # Ids that have come, while those of the other kind for the same frames have not.
         self._semantic_ids = torch.zeros(num_streams, 0, dtype=torch.int64)
         self._acoustic_ids = torch.zeros(num_streams, num_acoustic_codebooks, 0, dtype=torch.int64)
-        self._pending = torch.zeros(num_streams, 0)
+        self._pending = torch.zeros(num_streams, 0, dtype=torch.float32)
         self._num_encoded = 0
         """Audio samples that the encoders have had."""
-        self._has_ended = False
+        self._has_ended = self._has_failed = False
 
     @property
     def look_ahead(self) -> int:
@@ -115,6 +115,7 @@ class StreamEncoder:
         return (self._look_ahead - self._num_encoded - 1) % frame_size + 1
 
     def _encode(self, samples: torch.Tensor, *, last: bool) -> None:
+        self._has_failed = True  # unless this comes to its end: one stream of ids may have grown, the other not
         self._num_encoded += samples.shape[1]
         samples = samples.to(self._device)
         if self._semantic is not None:
@@ -128,6 +129,7 @@ class StreamEncoder:
             with arithmetic(tf32=False):
                 ids = self._encoder.acoustic_quantizer.nearest(latents, self._num_codebooks)
             self._acoustic_ids = torch.cat((self._acoustic_ids, ids.cpu()), dim=-1)
+        self._has_failed = False
 
     def _taken(self) -> Tokens:
         """The frames whose ids are all there."""
@@ -152,5 +154,7 @@ class StreamEncoder:
             raise ValueError("found NaN or infinity in a waveform; a stream has no place for them: put silence there")
 
     def _check_open(self) -> None:
+        if self._has_failed:
+            raise CodecError("encoding failed within this stream, whose state is lost; make another encoder")
         if self._has_ended:
             raise CodecError("this stream was finished; make another encoder for the next one")

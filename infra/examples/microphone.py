@@ -33,15 +33,23 @@ def main() -> None:
     if not isinstance(codec, LongCatCodec):
         raise SystemExit(f"found codec {arguments.codec!r}, which has no streams; give a LongCat checkpoint")
     torch.set_num_threads(1)  # steps are small: threads would mostly wait for each other
-    num_frames = speak_and_hear(codec, arguments.source, arguments.target, arguments.sample_rate_hz)
+    try:
+        num_frames = speak_and_hear(codec, arguments.source, arguments.target, arguments.sample_rate_hz)
+    except (CodecError, soundfile.LibsndfileError) as error:
+        raise SystemExit(str(error)) from None
     print(f"{num_frames} frames of {1e3 / codec.info.frame_rate_hz:g} ms -> {arguments.target}")
 
 
 def speak_and_hear(codec: LongCatCodec, source: Path, target: Path, sample_rate_hz: int) -> int:
     """Encode and decode a file piece by piece; returns the number of frames.
 
-    Raises `CodecError` when the source is not at the codec's rate.
+    Raises `CodecError` when the source is not at the codec's rate, or the target is the source.
     """
+    if target.exists() and source.samefile(target):
+        raise CodecError(f"source and target are both {source}; give another target")
+    rate_hz = soundfile.info(source).samplerate
+    if rate_hz != codec.info.sample_rate_hz:
+        raise CodecError(f"{source} is at {rate_hz} Hz; give one at the codec's {codec.info.sample_rate_hz} Hz")
     encoder = codec.stream_encoder()
     decoder = codec.stream_decoder(sample_rate_hz)
     num_frames = 0
@@ -60,8 +68,6 @@ def speak_and_hear(codec: LongCatCodec, source: Path, target: Path, sample_rate_
 def chunks(source: Path, sample_rate_hz: int) -> Iterator[torch.Tensor]:
     """Pieces of 60 ms, float32 [1, T]; the last one may be shorter."""
     with soundfile.SoundFile(source) as file:
-        if file.samplerate != sample_rate_hz:
-            raise CodecError(f"{source} is at {file.samplerate} Hz; give one at the codec's {sample_rate_hz} Hz")
         for block in file.blocks(round(CHUNK_S * sample_rate_hz), dtype="float32", always_2d=True):
             yield torch.from_numpy(np.ascontiguousarray(block.mean(axis=1)))[None]
 

@@ -362,3 +362,41 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(CodecError, match="not empty"):
         convert(open_checkpoint(LocalFolder(GOLDEN)), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+# What surrounds a call.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_callers_autocast_and_default_dtype_change_nothing(
+    model: LongCatModel, expected: Expected, dtype: torch.dtype
+) -> None:
+    inputs, clip = inputs_of(expected, ["22k_mono"]), "22k_mono"
+    before = model.decode(model.encode(**inputs).audio_codes).audio_values
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            codes = model.encode(**inputs).audio_codes
+            audio = model.decode(codes).audio_values
+        assert load_codec(str(GOLDEN)).info.name == "longcat"
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_codes(codes, expected, [clip])
+    assert torch.equal(audio, before)
+
+
+def test_configs_share_no_sizes() -> None:
+    assert LongCatConfig().acoustic is not None
+    LongCatConfig().acoustic["width"] = 1  # type: ignore[index]
+    assert LongCatConfig().sizes == PUBLISHED
+
+
+def test_masks_that_are_not_the_codes_are_refused(model: LongCatModel) -> None:
+    codes = torch.zeros(2, 4, 2, dtype=torch.int64)
+    for mask, message in (
+        (torch.ones(3, 960), "padding_mask"),
+        (torch.ones(2, 2881), "padding_mask of 4 frames for audio_codes of 2"),
+        (torch.arange(1920)[None].expand(2, -1) >= 960, "pad on the right"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.decode(codes, mask)

@@ -15,7 +15,8 @@ from codec.longcat.config import PUBLISHED
 from codec.longcat.decoder import WaveformDecoder
 from codec.longcat.model import LongCatCodec
 from codec.longcat.reach import delay_of
-from tests.codec.golden import Expected
+from codec.registry import load_codec
+from tests.codec.golden import GOLDEN, Expected
 from tests.codec.streams import decoded, state_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -189,3 +190,23 @@ def test_streams_that_cannot_be_are_refused(codec: LongCatCodec) -> None:
         codec.stream_decoder(24000, semantic=False, num_acoustic_codebooks=0)
     with pytest.raises(ValueError, match="num_streams=0"):
         codec.stream_decoder(24000, num_streams=0)
+
+
+def test_a_stream_that_failed_is_not_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = load_codec(str(GOLDEN))
+    assert isinstance(codec, LongCatCodec)
+    decoder, encoder = codec.stream_decoder(24000), codec.stream_encoder()
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(decoder, "_stage", full)
+        patched.setattr(encoder, "_acoustic", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            decoder.push(torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 3, 2, dtype=torch.int64))
+        with pytest.raises(torch.OutOfMemoryError):
+            encoder.push(torch.zeros(1, 16000))
+    for again in (decoder.finish, encoder.finish):
+        with pytest.raises(CodecError, match="whose state is lost; make another"):
+            again()

@@ -65,6 +65,12 @@ def test_another_rate_is_refused(tmp_path: Path) -> None:
     codec = LongCatCodec(open_checkpoint(LocalFolder(GOLDEN)))
     with pytest.raises(CodecError, match=r"clip_8k_mono\.flac is at 8000 Hz; give one at the codec's 16000 Hz"):
         microphone.speak_and_hear(codec, GOLDEN / "clip_8k_mono.flac", tmp_path / "heard.wav", 24000)
+    assert not (tmp_path / "heard.wav").exists()
+    source = tmp_path / "own.flac"
+    source.write_bytes((GOLDEN / "clip_16k_mono.flac").read_bytes())
+    with pytest.raises(CodecError, match="give another target"):
+        microphone.speak_and_hear(codec, source, source, 24000)
+    assert source.read_bytes() == (GOLDEN / "clip_16k_mono.flac").read_bytes()
 
 
 def test_the_readme_s_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:

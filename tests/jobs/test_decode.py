@@ -439,7 +439,9 @@ def test_an_attempt_that_gc_meets_between_its_objects_and_its_commit_is_fenced_o
     assert (checked.faults, checked.orphans, checked.num_rows) == ([], [], len(CLIPS))
 
 
-@pytest.mark.parametrize("flag", ["--replicas=2", "--executor=ray", "--format=files"])
+@pytest.mark.parametrize(
+    "flag", ["--replicas=2", "--executor=ray", "--format=files", "--ray-address=a:1", "--redo-changed"]
+)
 def test_flags_of_a_job_are_refused_beside_keys(flag, tmp_path, capsys):
     command = ["decode", str(tmp_path / "tokens"), "--to=16000", f"--out={tmp_path / 'out'}", "--keys=a", flag]
     assert cli.main(command) == 2

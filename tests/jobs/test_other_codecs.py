@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 
 import pyarrow.parquet as pq
@@ -13,6 +14,8 @@ import torch
 from codec.base import Tokens
 from codec.calibrated import CalibratedLoader, CalibratedOptions
 from codec.registry import load_codec
+from jobs.prepare import absolute
+from pipeline.config import load_config
 from tests.codec.small_models import save_small_model
 from tests.corpus import CLIPS, GOLDEN, put_shards, speech_shards, tokens_of
 from tests.jobs.test_cli import run, voxmill
@@ -189,6 +192,18 @@ def test_a_converted_longcat_makes_the_same_tokens(tmp_path, inputs):
         tokens.append(tokens_of(f"{tmp_path}/{index}/out"))
     assert tokens[0] == tokens[1]
     assert len(tokens[0]) == 4
+
+
+def test_a_bucket_is_no_place_for_a_conversion_and_a_name_no_folder(tmp_path, inputs, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = voxmill("convert", GOLDEN, "s3://bucket/out")
+    assert done.returncode == 2
+    assert "is written to a local folder" in done.stderr
+    assert absolute(load_config({"input": inputs, "output": "out", "codec": "longcat"})).codec == "longcat"
+    shutil.copytree(GOLDEN, "longcat")
+    assert absolute(load_config({"input": inputs, "output": "out", "codec": "longcat"})).codec == "longcat"
+    named = absolute(load_config({"input": inputs, "output": "out", "codec": "./longcat"}))
+    assert named.codec == str(tmp_path / "longcat")
 
 
 @pytest.mark.parametrize(

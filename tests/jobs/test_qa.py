@@ -80,10 +80,22 @@ def test_twice_as_loud_is_six_decibels_away_where_there_is_speech():
 def test_what_cannot_be_scored_has_no_score():
     assert score(speech()[: RATE_HZ // 4], speech()[: RATE_HZ // 4]).stoi is None
     silence = np.zeros(2 * RATE_HZ, np.float32)
-    for one, other in [(silence, silence), (silence, speech()), (speech(), silence)]:
+    for one, other in [(silence, silence), (silence, speech())]:
         found = score(one, other)
         assert (found.stoi, found.pesq) == (None, None)
         assert np.isfinite(found.log_mel_db)
+
+
+def test_silence_in_place_of_speech_is_the_worst_that_there_is():
+    found = score(speech(), np.zeros_like(speech()))
+    assert (found.stoi, found.pesq) == (0.0, 1.0)
+    assert np.isfinite(found.log_mel_db)
+
+
+def test_more_utterances_than_pesq_has_room_for_are_scored_in_parts():
+    noise = np.random.default_rng(0).normal(0, 0.1, (60, round(0.22 * RATE_HZ)))
+    bursts = np.pad(noise, ((0, 0), (0, RATE_HZ // 4))).ravel().astype(np.float32)
+    assert score(bursts, bursts).pesq > 4.5
 
 
 def row(key="k", semantic=(), num_frames=None, segments=()):
@@ -228,3 +240,9 @@ def test_a_browser_shows_and_plays_the_page(tokens, browser, tmp_path):
     cells = [cell.text for cell in browser.find_elements("css selector", "#codebooks td:first-child")]
     assert cells == ["semantic", "acoustic_0", "acoustic_1", "acoustic_2"]
     assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("flag", ["--num-clips=0", "--num-clips=201", "--seed=-1"])
+def test_draws_that_cannot_be_are_refused(flag, tmp_path, capsys):
+    assert cli.main(["qa", str(tmp_path), flag]) == 2
+    assert "allowed: 1 to 200 clips" in capsys.readouterr().err
