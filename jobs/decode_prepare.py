@@ -38,7 +38,6 @@ def open_decode_job(config: DecodeConfig, device: Device, *, stores: StoreAt | N
     Raises `RefusedError` for whatever must be mended first, `codec.base.CodecError` for a decoder that cannot be had.
     """
     stores = stores or Stores(config.storage, config.retry)
-    _check_apart(config)
     decoding = open_decoding(config, device, stores=stores)
     shards = decoding.source.shards()
     if not shards:
@@ -59,6 +58,7 @@ def open_decoding(config: DecodeConfig, device: Device, *, stores: StoreAt) -> D
     Raises `RefusedError` when the tokens have not what is asked for, or the codec is not the one that made them,
     `codec.base.CodecError` for a decoder that cannot be had.
     """
+    _check_apart(config)
     source = TokenReader.open(config.tokens, store=stores(config.tokens))
     config = absolute(config.model_copy(update={"codec": config.codec or _codec_of(source.job)}))
     semantic, num_codebooks = _choice(config, source)
@@ -72,7 +72,7 @@ def open_decoding(config: DecodeConfig, device: Device, *, stores: StoreAt) -> D
     if decoder.semantic_required and not semantic:
         raise ConfigError(
             f"streams has no 'semantic', but the acoustic codebooks of codec {decoder.name} only refine the semantic "
-            "one; decode with --streams semantic,acoustic"
+            "one; decode with --streams semantic,acoustic, of tokens that were made with both"
         )
     _check_codec(config, source.job)
     parts = audio_parts(
@@ -166,8 +166,9 @@ def _choice(config: DecodeConfig, source: TokenReader) -> tuple[bool, int]:
 def _check_codec(config: DecodeConfig, job: JobRecord) -> None:
     """Ids mean nothing to another checkpoint's decoder, and no id shows it: so the encoders are compared."""
     info = codec_info(config.codec, storage_options=checkpoint_options(config))
-    if info.checkpoint_hash != job.codec.checkpoint_hash:
+    made_by = job.parts["codec.checkpoint_hash"]  # which the fingerprint covers, unlike the record of the codec
+    if info.checkpoint_hash != made_by:
         raise CheckpointError(
             f"codec {config.codec} has checkpoint hash {info.checkpoint_hash[:12]}, the tokens of {config.tokens} are "
-            f"of {job.codec.checkpoint_hash[:12]}; name the codec that made them with --codec"
+            f"of {made_by[:12]}; name the codec that made them with --codec"
         )

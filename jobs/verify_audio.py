@@ -16,6 +16,7 @@ from pipeline.errors import RefusedError
 from pipeline.fetch import fetch_object
 from pipeline.fingerprint import fingerprint
 from pipeline.layout import OutputPlace
+from pipeline.reader import split_name
 from pipeline.records import CommitRecord, JobRecord
 from pipeline.storage import Store
 
@@ -120,8 +121,13 @@ def _check_tar(file: IO[bytes], rules: AudioRules, found: _Sum) -> Iterator[str]
                 yield f"key {key!r}: the numbers beside it are of another key, job or length"
             found.num_frames += numbers["num_frames"]
             member = next(members, None)
-            while member is not None and member.name.startswith(f"{key}."):
+            while member is not None and _is_sidecar(member.name, key, suffix):
                 member = next(members, None)
+
+
+def _is_sidecar(name: str, key: str, suffix: str) -> bool:
+    """Not by the beginning of its name alone: a key may be that of a folder with a dot, as `a.d/b` behind `a`."""
+    return not name.endswith(suffix) and (split_name(name) or ("",))[0] == key
 
 
 def _numbers(tar: tarfile.TarFile, member: tarfile.TarInfo | None, name: str) -> dict[str, Any]:

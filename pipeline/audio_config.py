@@ -14,7 +14,7 @@ from pipeline.fingerprint import FORMAT_VERSION, token_settings
 from pipeline.settings import TOKENS, BatchPlanConfig
 from pipeline.uris import check_uri
 
-AUDIO_VERSION = 1
+AUDIO_VERSION = 2
 """Of how audio is made of tokens: raised when the same settings give other audio, so that no output mixes two."""
 
 

@@ -67,15 +67,16 @@ class TokenReader:
     def shards(self) -> list[Shard]:
         """The committed token shards, in the order of their ids, as inputs of another job.
 
-        The URI is that of the commit record without its ending, which a fence may lengthen; the size is that of the
-        token objects together; the ETag changes when, and only when, their content does.
+        The URI names the job and the shard and not the place, which may be moved or reached by another path: it is then
+        still the same shard. The size is that of the token objects together; the ETag changes when, and only when,
+        their content does.
         """
         rows = self.manifest().rows
         return [self.shard_of(rows[shard_id].record) for shard_id in sorted(rows)]
 
     def shard_of(self, record: CommitRecord) -> Shard:
         """One committed token shard as an input."""
-        uri = self.place.commit(record.shard_id).removesuffix(".json")
+        uri = f"tokens:{self.job.fingerprint}/{record.shard_id}"
         return Shard(uri, sum(item.num_bytes for item in _tokens(record)), content_etag(record))
 
     def rows(self) -> Iterator[TokenRow]:

@@ -88,6 +88,12 @@ def row_faults(row: TokenRow, rules: TokenRules) -> Iterator[str]:
             yield f"a {stream} id is not below its cardinality {cardinalities}"
 
 
+def _batches(parquet: pq.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """Group by group: the writer closed each by its bytes, and batches over several would undo that."""
+    for group in range(parquet.num_row_groups):
+        yield from parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=names, use_threads=False)
+
+
 def _parquet_rows(file: IO[bytes], rules: TokenRules, carry: tuple[str, ...]) -> Iterator[TokenRow]:
     parquet = pq.ParquetFile(file)
     metadata = parquet.schema_arrow.metadata or {}
@@ -100,7 +106,7 @@ def _parquet_rows(file: IO[bytes], rules: TokenRules, carry: tuple[str, ...]) ->
     semantic = ["semantic"] if "semantic" in rules.streams else []
     own = ["num_acoustic_codebooks"] if rules.adaptive else []
     names = [*numbers, *own, *semantic, *codebooks, *carry]
-    for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=names, use_threads=False):
+    for batch in _batches(parquet, names):
         fixed = batch.select([*numbers, *own, *carry]).to_pylist()
         for index, row in enumerate(fixed):
             if row["segments"] is None:

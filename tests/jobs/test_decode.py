@@ -446,3 +446,37 @@ def test_flags_of_a_job_are_refused_beside_keys(flag, tmp_path, capsys):
     command = ["decode", str(tmp_path / "tokens"), "--to=16000", f"--out={tmp_path / 'out'}", "--keys=a", flag]
     assert cli.main(command) == 2
     assert f"leave out {flag.partition('=')[0]}" in capsys.readouterr().err
+
+
+def test_tokens_that_moved_are_the_same_tokens(tmp_path):
+    tokens = make_tokens(str(tmp_path))
+    decode(tokens, tmp_path / "out")
+    before = committed_hashes(str(tmp_path / "out"))
+    Path(tokens).rename(tmp_path / "moved")
+    assert decode(str(tmp_path / "moved"), tmp_path / "out").counts.num_rows == len(CLIPS)
+    assert committed_hashes(str(tmp_path / "out")) == before
+    assert len(samples_of(str(tmp_path / "out"))) == len(CLIPS)
+
+
+def test_a_key_of_a_folder_with_a_dot_is_no_sidecar_of_the_key_before(tmp_path):
+    audio = CLIPS[0].read_bytes()
+    members = [(name, audio) for name in ("a.flac", "a.d/b.flac", "c.flac")]
+    tokens = make_tokens(str(tmp_path), {"odd.tar": tar_of(members)})
+    decode(tokens, tmp_path / "out")
+    checked = verify(str(tmp_path / "out"), *ENVIRONMENT)
+    assert (checked.faults, checked.num_rows) == ([], 3)
+
+
+def test_a_job_record_that_lies_about_its_codec_is_not_believed(tmp_path):
+    tokens = make_tokens(str(tmp_path))
+    path = Path(tokens) / "job.json"
+    record = json.loads(path.read_text())
+    record["codec"]["checkpoint_hash"] = "0" * 64
+    path.write_text(json.dumps(record))
+    decode(tokens, tmp_path / "out")  # what the fingerprint covers is right, and counts
+
+
+def test_keys_are_not_written_among_the_tokens(tokens, capsys):
+    for out in (tokens, f"{tokens}/audio"):
+        assert cli.main(["decode", tokens, "--to=16000", f"--out={out}", "--keys=a"]) == 2
+        assert "are in one another; name another output" in capsys.readouterr().err
