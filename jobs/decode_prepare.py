@@ -92,11 +92,17 @@ def open_decoding(config: DecodeConfig, device: Device, *, stores: StoreAt) -> D
         semantic=semantic,
         num_acoustic_codebooks=num_codebooks,
     )
-    return Decoding(config, source, setup, parts, why(decoder, semantic, num_codebooks))
+    return Decoding(config, source, setup, parts, why(decoder, semantic, num_codebooks, adaptive=source.rules.adaptive))
 
 
-def why(decoder: DecoderInfo, semantic: bool, num_acoustic_codebooks: int) -> str:
+def why(decoder: DecoderInfo, semantic: bool, num_acoustic_codebooks: int, *, adaptive: bool) -> str:
     """Which decoder was taken, and why it."""
+    if adaptive:
+        return (
+            f"{'semantic' if semantic else 'no semantic'} and, as each clip has them, up to {num_acoustic_codebooks} "
+            f"acoustic codebooks to {decoder.sample_rate_hz} Hz by decoder {decoder.name}, the one for most of them, "
+            "which takes fewer too"
+        )
     taken = len(decoder.acoustic_cardinalities)
     streams = f"{'semantic' if semantic else 'no semantic'} and {num_acoustic_codebooks} acoustic codebooks"
     reason = (

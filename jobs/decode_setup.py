@@ -55,7 +55,6 @@ class DecodeSetup:
             files=self.config.format == "files",
             metadata={
                 "semantic_codebooks": int(self.semantic),
-                "acoustic_codebooks": self.num_acoustic_codebooks,
                 "voxmill.format_version": str(FORMAT_VERSION),
                 "voxmill.fingerprint": self.fingerprint,
                 "voxmill.decoder": self.decoder.name,

@@ -84,6 +84,7 @@ class AudioWriter:
             "num_frames": row.num_frames,
             "source_sample_rate_hz": row.source_sample_rate_hz,
             "source_num_channels": row.source_num_channels,
+            "acoustic_codebooks": row.num_acoustic_codebooks,
             **self._format.metadata,
         }
         return json.dumps(numbers, ensure_ascii=False).encode()

@@ -99,8 +99,7 @@ class Synthesizer:
 
     def _tokens(self, rows: Sequence[TokenRow], batch: Sequence[Piece]) -> Tokens:
         """The batch's ids, 0 past each segment's own frames; its rows have as many acoustic codebooks each."""
-        first = rows[batch[0].clip_index].acoustic
-        num_codebooks = 0 if first is None else min(self.num_acoustic_codebooks, len(first))
+        num_codebooks = self._num_codebooks(rows[batch[0].clip_index])
         num_frames = torch.tensor([piece.num_frames for piece in batch])
         num_frames_max = int(num_frames.max())
         semantic = torch.zeros(len(batch), num_frames_max, dtype=torch.int64)
@@ -121,6 +120,10 @@ class Synthesizer:
             acoustic=acoustic if num_codebooks else None,
             num_frames=num_frames,
         )
+
+    def _num_codebooks(self, row: TokenRow) -> int:
+        """Acoustic codebooks that are decoded of a row, which may have fewer than are asked for."""
+        return 0 if row.acoustic is None else min(self.num_acoustic_codebooks, len(row.acoustic))
 
     def _gather(self, batch: Sequence[Piece], waveforms: torch.Tensor, pieces: _Pieces) -> None:
         """Check what the decoder returned and take each segment's own samples."""
@@ -148,5 +151,6 @@ class Synthesizer:
             num_frames=row.num_frames,
             source_sample_rate_hz=row.source_sample_rate_hz,
             source_num_channels=row.source_num_channels,
+            num_acoustic_codebooks=self._num_codebooks(row),
             sidecars=row.sidecars,
         )

@@ -175,7 +175,7 @@ class TokenRow:
 class AudioRow:
     """One sample's audio made of its tokens: mono `pcm` int16 [num_samples] of full scale 32768.
 
-    `num_frames`, the source's numbers and the sidecars are the token row's.
+    `num_frames`, the source's numbers and the sidecars are the token row's; `num_acoustic_codebooks` are those decoded.
     """
 
     key: str
@@ -184,6 +184,7 @@ class AudioRow:
     num_frames: int
     source_sample_rate_hz: int
     source_num_channels: int
+    num_acoustic_codebooks: int
     sidecars: Mapping[str, bytes] = field(default_factory=dict)
 
 

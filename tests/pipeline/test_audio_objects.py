@@ -25,7 +25,7 @@ SHARD, ATTEMPT = "speech-000-0123abcd-4567cdef", "a" * 32
 
 def row(key: str, num_samples: int = 5, **sidecars: bytes) -> AudioRow:
     pcm = (np.arange(num_samples) * 7 - 3).astype(np.int16)
-    return AudioRow(key, pcm, 24000, 1, 44100, 2, {name.replace("_", "."): text for name, text in sidecars.items()})
+    return AudioRow(key, pcm, 24000, 1, 44100, 2, 2, {name.replace("_", "."): text for name, text in sidecars.items()})
 
 
 def audio_format(*, files: bool = False, audio: str = "flac") -> AudioFormat:
@@ -69,6 +69,7 @@ def test_a_shard_has_audio_numbers_and_sidecars_and_its_bytes_follow_from_the_ro
         "num_frames": 1,
         "source_sample_rate_hz": 44100,
         "source_num_channels": 2,
+        "acoustic_codebooks": 2,
         "voxmill.fingerprint": "f" * 64,
     }
 

@@ -247,6 +247,7 @@ def test_rows_of_other_numbers_of_codebooks_are_decoded_with_their_own(expected:
     found, progress = audio_of(synthesizer(16000, 3), mixed)
     assert list(found) == list(DECODED)
     assert progress.num_batches == 2
+    assert [row.num_acoustic_codebooks for row in found.values()] == [1, 3, 1]
     for clip, decoding in zip(DECODED, ("/1_acoustic", "", "/1_acoustic"), strict=True):
         true = expected[f"{clip}/decoder_16k_4codebooks{decoding}"].numpy().reshape(-1)
         ours = found[clip].pcm / np.float32(32768)
