@@ -123,7 +123,10 @@ class TokenReader:
         return ", ".join(self.place.uri(item.path) for item in _tokens(record))
 
     def _remedy(self, record: CommitRecord) -> str:
-        return f"to mend it: voxmill redo {self.place.base} {record.shard_id}, then run its job again"
+        return (
+            f"to mend it: voxmill redo {self.place.base} {record.shard_id}, then run its job again; a decode job that "
+            "gave it up takes it with --retry-failed"
+        )
 
 
 def content_etag(record: CommitRecord) -> str:

@@ -270,6 +270,12 @@ def test_a_damaged_token_shard_fails_by_name_and_the_rest_goes_on(tmp_path):
     assert victim.name in why
     assert "DataError" in why
     assert len(list((tmp_path / "out" / "failures").rglob("*.json"))) == 2, "a data error is tried twice"
+    shard_id = victim.name.rsplit(".", 2)[0]
+    assert f"voxmill redo {tokens} {shard_id}" in why
+    assert "--retry-failed" in why
+    redo(tokens, [shard_id], *ENVIRONMENT)
+    make_tokens(str(tmp_path), redo_changed=True)  # it puts the inputs there anew
+    assert decode(tokens, tmp_path / "out", retry_failed=True).counts.num_rows == len(CLIPS)
 
 
 FLAGS = ("--executor=inline", "--set=running.tick_s=0.05", "--set=running.retry_backoff_s=0.01")
