@@ -100,8 +100,8 @@ def why(decoder: DecoderInfo, semantic: bool, num_acoustic_codebooks: int, *, ad
     if adaptive:
         return (
             f"{'semantic' if semantic else 'no semantic'} and, as each clip has them, up to {num_acoustic_codebooks} "
-            f"acoustic codebooks to {decoder.sample_rate_hz} Hz by decoder {decoder.name}, the one for most of them, "
-            "which takes fewer too"
+            f"acoustic codebooks to {decoder.sample_rate_hz} Hz by decoder {decoder.name} for all, "
+            "since it takes fewer too"
         )
     taken = len(decoder.acoustic_cardinalities)
     streams = f"{'semantic' if semantic else 'no semantic'} and {num_acoustic_codebooks} acoustic codebooks"
